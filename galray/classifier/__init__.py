@@ -1,0 +1,1 @@
+"""The classifier that learns from real and synthetic galaxies."""

@@ -1,0 +1,1 @@
+"""What every part of galray stands on: errors, schemas, storage, configuration, tracking."""

@@ -1,0 +1,154 @@
+"""Ray: connect, the settings that every process needs, scaling and failures, progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import DataContext
+from ray.experimental import tqdm_ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+
+from galray.core.config import require
+from galray.core.storage import Location
+
+logger = logging.getLogger("galray")
+
+# Facts of the platform, not preferences: see the comment beside each. A user's own value wins.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",  # unset, the first ray.init would silently switch later jobs to tokens
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep Ray's hands off CUDA_VISIBLE_DEVICES of CPU tasks
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # Ceph and others refuse trailing checksums
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TQDM_MININTERVAL": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+_LAPTOP_OBJECT_STORE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How many workers a training job gets, and what each of them holds."""
+
+    workers: int = 1
+    """Training processes; one GPU each where GPUs are used."""
+    use_gpu: bool = False
+    cpus_per_worker: int = 1
+    """CPUs that Ray sets aside for each worker."""
+    threads_per_worker: int = 0
+    """Threads of the numerical libraries; 0 takes all of the node's cores divided by the workers."""
+    max_failures: int = 3
+    """Lost workers that a run recovers from; preempted nodes are not counted."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"--scaling.workers is {self.workers}; give at least 1.")
+        require(
+            self.cpus_per_worker >= 1,
+            f"--scaling.cpus-per-worker is {self.cpus_per_worker}; give at least 1.",
+        )
+
+    def ray(self) -> ScalingConfig:
+        return ScalingConfig(
+            num_workers=self.workers,
+            use_gpu=self.use_gpu,
+            resources_per_worker={"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {}),
+        )
+
+    @property
+    def threads(self) -> int:
+        return self.threads_per_worker or max(1, (os.cpu_count() or 1) // self.workers)
+
+
+def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[UserCallback]) -> RunConfig:
+    """Return where a Ray Train run keeps its checkpoints, and how it fails."""
+    return RunConfig(
+        name=name,
+        storage_path=storage.path,
+        storage_filesystem=storage.filesystem,
+        failure_config=FailureConfig(max_failures=scaling.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        callbacks=callbacks,
+    )
+
+
+@contextmanager
+def connect() -> Iterator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` or ``ray job submit`` names, or start one on this machine."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("GALRAY_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
+    ray.init(logging_level=logging.ERROR, **_where())
+    DataContext.get_current().execution_options.preserve_order = True
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _where() -> dict[str, Any]:
+    """Keys and passwords travel by the cluster's own environment or role, never through Ray's records."""
+    if os.environ.get("RAY_ADDRESS"):
+        shared = {name: os.environ[name] for name in (*ENVIRONMENT, "GALRAY_PROGRESS")}
+        return {"runtime_env": {"env_vars": shared}}
+    return {"address": "local", "object_store_memory": _LAPTOP_OBJECT_STORE_BYTES}
+
+
+class Progress:
+    """Progress of a long step: a bar at a terminal, a plain line every ten seconds in a log.
+
+    Works in any Ray process; the driver shows it.
+    """
+
+    _LINE_INTERVAL_S = 10.0
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._started_s = self._last_line_s = time.monotonic()
+        self._done = self._already = 0
+        as_bar = os.environ.get("GALRAY_PROGRESS") == "bar"
+        self._bar = tqdm_ray.tqdm(total=total, desc=label, unit=f" {unit}") if as_bar else None
+
+    def start_at(self, done: int) -> None:
+        """Count from `done`, as a resumed run does, without taking it into the rate."""
+        self._done = self._already = done
+        if self._bar is not None:
+            self._bar.update(done)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Take note of `count` more units."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.set_description(f"{self._label} {note}".rstrip())
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line_s > self._LINE_INTERVAL_S or self._done >= self._total:
+            self._last_line_s = time.monotonic()
+            say(self._line(note))
+
+    def _line(self, note: str) -> str:
+        rate = (self._done - self._already) / max(time.monotonic() - self._started_s, 1e-9)
+        left_s = (self._total - self._done) / rate if rate else float("inf")
+        parts = [
+            f"{self._label}: {self._done}/{self._total} {self._unit}",
+            f"{rate:.3g}/s",
+            f"{left_s:.0f} s left",
+        ]
+        return ", ".join([*parts, note] if note else parts)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(message: str) -> None:
+    """Tell the person at the driver, from any process."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)

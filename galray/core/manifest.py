@@ -1,0 +1,269 @@
+"""Published folders: data first, ``manifest.json`` last, or not there at all.
+
+The manifest names every file with its checksum. Readers trust only the manifest, so that nothing
+half-written is ever read as whole. While a folder is being written it holds ``unfinished.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import galray
+from galray.core.errors import InputError, LineageError, PublishError
+from galray.core.schema import SCHEMA_VERSION, fingerprint
+from galray.core.storage import Location, open_location
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+ROWS_PER_ROW_GROUP = 1024
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a published folder.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the folder.
+    bytes : int
+    sha256 : str
+    rows : int or None
+        Rows of a table; None for any other file.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+    @classmethod
+    def of(cls, path: str, data: bytes, rows: int | None = None) -> FileRecord:
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), rows)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a published folder says of itself; the last file written into it.
+
+    Attributes
+    ----------
+    kind : str
+        galaxies, denoiser, synthetic, classifier, search, scores, candidates, survey, ...
+    files : tuple of FileRecord
+    counts : dict
+        Row counts by name; for what takes rows in, ``rows_in = rows_out + rejects``.
+    config : dict
+        The resolved configuration of the job that wrote it.
+    parents : dict
+        URI -> fingerprint of the manifests that it was made from.
+    lineage : dict
+        What was seen on the way, such as ``{"trained_on": [...], "splits": [...]}``.
+    """
+
+    kind: str
+    files: tuple[FileRecord, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    code_version: str = ""
+    created_utc: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any file or count."""
+        return fingerprint(json.dumps([self.kind, [asdict(f) for f in self.files], self.counts]))
+
+    @classmethod
+    def read(cls, location: Location, kind: str | None = None) -> Manifest:
+        """Read the manifest of a published folder.
+
+        Raises
+        ------
+        InputError
+            Where there is none (the folder is unfinished, or nothing of galray's), where it is of
+            another kind than asked for, or of a newer schema.
+        """
+        if not (location / MANIFEST).exists():
+            state = "is unfinished" if (location / UNFINISHED).exists() else "does not hold galray's output"
+            raise InputError(f"{location.uri} {state}: no {MANIFEST}. Run the job that makes it to its end.")
+        content = json.loads((location / MANIFEST).read_bytes())
+        if content["schema_version"] > SCHEMA_VERSION:
+            raise InputError(f"{location.uri} was written by a newer galray; upgrade this one.")
+        manifest = cls(**{**content, "files": tuple(FileRecord(**f) for f in content["files"])})
+        if kind and manifest.kind != kind:
+            raise InputError(f"{location.uri} holds {manifest.kind!r}, but {kind!r} is needed here.")
+        return manifest
+
+    def paths(self, location: Location, folder: str = "") -> list[str]:
+        """Return the filesystem paths of the files, those below `folder` only if it is given."""
+        prefix = f"{folder}/" if folder else ""
+        return [f"{location.path}/{f.path}" for f in self.files if f.path.startswith(prefix)]
+
+
+class Publication:
+    """A folder that is being written; `publish` makes one and ends it with its manifest."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.counts: dict[str, int] = {}
+        self.lineage: dict[str, Any] = {}
+        self._files: dict[str, FileRecord] = {}
+
+    def add(self, records: FileRecord | Sequence[FileRecord]) -> None:
+        """Take note of files that are already written, by this process or by workers."""
+        for record in [records] if isinstance(records, FileRecord) else records:
+            self._files[record.path] = record
+
+    def write(self, path: str, data: bytes | str, rows: int | None = None) -> FileRecord:
+        """Write one file into the folder and take note of it."""
+        content = data.encode() if isinstance(data, str) else data
+        (self.location / path).write_bytes(content)
+        record = FileRecord.of(path, content, rows)
+        self.add(record)
+        return record
+
+    def add_folder(self, folder: Path) -> None:
+        """Copy a local folder's files into the publication."""
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.write(file.relative_to(folder).as_posix(), file.read_bytes())
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        return tuple(self._files[path] for path in sorted(self._files))
+
+
+def standing(location: Location, kind: str, resume: bool) -> Manifest | None:
+    """Say whether an output is already there.
+
+    Returns
+    -------
+    Manifest or None
+        The manifest of what stands, when `resume` allows to keep it; None when the work is to do.
+
+    Raises
+    ------
+    PublishError
+        Something stands there and `resume` is not given: nothing is ever overwritten.
+    """
+    if (location / MANIFEST).exists():
+        if resume:
+            return Manifest.read(location, kind)
+        raise PublishError(
+            f"{location.uri} is already published. Give --resume to keep it, another --output, "
+            "or delete the folder to start over."
+        )
+    if (location / UNFINISHED).exists() and not resume:
+        raise PublishError(
+            f"{location.uri} holds unfinished work. Give --resume to go on with it, "
+            "or delete the folder to start over."
+        )
+    return None
+
+
+@contextmanager
+def publish(
+    location: Location,
+    kind: str,
+    config: Mapping[str, Any] | None = None,
+    parents: Mapping[str, str] | None = None,
+) -> Iterator[Publication]:
+    """Write a folder that is whole or not there: data first, ``manifest.json`` last.
+
+    Parameters
+    ----------
+    location : Location
+    kind : str
+        What the folder holds; readers ask for it.
+    config : mapping
+        The resolved configuration.
+    parents : mapping
+        URI -> manifest fingerprint of what it is made from.
+
+    Raises
+    ------
+    StorageError
+        Where the place cannot be written; found before any work is done.
+    """
+    claim = {"kind": kind, "started_utc": _now(), "code_version": code_version()}
+    (location / UNFINISHED).write_bytes(json.dumps(claim).encode())
+    publication = Publication(location)
+    yield publication
+    manifest = Manifest(
+        kind=kind,
+        files=publication.files,
+        counts=dict(publication.counts),
+        config=dict(config or {}),
+        parents=dict(parents or {}),
+        lineage=publication.lineage,
+        code_version=code_version(),
+        created_utc=_now(),
+    )
+    (location / MANIFEST).write_bytes(json.dumps(asdict(manifest), indent=1).encode())
+    (location / UNFINISHED).delete()
+
+
+def ancestry(location: Location) -> dict[str, Manifest]:
+    """Return every manifest that a published folder descends from, by URI, itself included.
+
+    Raises
+    ------
+    LineageError
+        Where an ancestor is gone or has changed, so that its history cannot be vouched for.
+    """
+    found: dict[str, Manifest] = {}
+    _collect_ancestry(location, found)
+    return found
+
+
+def _collect_ancestry(location: Location, found: dict[str, Manifest]) -> None:
+    manifest = found[location.uri] = Manifest.read(location)
+    for uri, known in manifest.parents.items():
+        parent = open_location(uri)
+        if uri not in found:
+            try:
+                _collect_ancestry(parent, found)
+            except InputError as error:
+                raise LineageError(f"{location.uri} was made from {uri}, which is gone: {error}") from error
+        if found[uri].fingerprint != known:
+            raise LineageError(
+                f"{location.uri} was made from another version of {uri}. Make it again from this one."
+            )
+
+
+def write_parquet(location: Location, path: str, table: pa.Table) -> FileRecord:
+    """Write a table as one Parquet file below `location` and return its record."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_ROW_GROUP)
+    data = buffer.getvalue().to_pybytes()
+    (location / path).write_bytes(data)
+    return FileRecord.of(path, data, table.num_rows)
+
+
+@cache
+def code_version() -> str:
+    """Return galray's version, with the commit where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return galray.__version__
+    return f"{galray.__version__}+{commit}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,170 @@
+"""Parquet shards of any galray table: a Ray Data sink that checksums, a reader that trusts manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pyarrow.dataset import Expression
+from ray.data import Dataset, Datasink
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import WriteResult
+
+from galray.core.errors import EmptyInputError, InputError
+from galray.core.manifest import FileRecord, Manifest, Publication, write_parquet
+from galray.core.schema import REJECT_REASONS, REJECT_SCHEMA
+from galray.core.storage import Location
+
+SHARDS = "shards"
+REJECTS = "rejects"
+
+
+class ShardSink(Datasink[list[FileRecord]]):
+    """Write each task's rows as one shard of good rows and one of rejects.
+
+    A row whose ``reason`` is null is good; any other is a reject. File names follow from the task,
+    so that a task that Ray runs again replaces its own files, and only the records that tasks
+    return reach the manifest.
+
+    Parameters
+    ----------
+    location : Location
+        The folder that is being published.
+    schema : pyarrow.Schema
+        What a good row is cast to; columns beyond it are left out.
+    rows_per_shard : int
+        Ray gathers about so many rows before a task writes them.
+    """
+
+    def __init__(self, location: Location, schema: pa.Schema, rows_per_shard: int = 4096) -> None:
+        self._location = location
+        self._schema = schema
+        self._rows_per_shard = rows_per_shard
+        self.records: list[FileRecord] = []
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._rows_per_shard
+
+    def write(self, blocks: Iterable[Block], ctx) -> list[FileRecord]:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if table.num_rows]
+        if not tables:
+            return []
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        name = f"part-{ctx.task_idx:05d}.parquet"
+        good = rows["reason"].is_null()
+        written = [
+            self._write(f"{SHARDS}/{name}", rows.filter(good), self._schema),
+            self._write(f"{REJECTS}/{name}", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
+        ]
+        return [record for record in written if record is not None]
+
+    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> FileRecord | None:
+        if rows.num_rows == 0:
+            return None
+        return write_parquet(self._location, path, conform(rows, schema))
+
+    def on_write_complete(self, write_result: WriteResult[list[FileRecord]]) -> None:
+        self.records = [record for records in write_result.write_returns for record in records]
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Select and cast columns to a schema; a column that is absent becomes null."""
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write_shards(dataset: Dataset, publication: Publication, schema: pa.Schema, **options: int) -> None:
+    """Run a pipeline into a publication: shards, rejects and their counts.
+
+    Raises
+    ------
+    EmptyInputError
+        Where not one good row is left; the commonest reasons are named.
+    """
+    sink = ShardSink(publication.location, schema, **options)
+    dataset.write_datasink(sink)
+    publication.add(sink.records)
+    count_rows(publication)
+
+
+def count_rows(publication: Publication) -> None:
+    """Set ``rows_in = rows_out + rejects`` from the files written, rejects by reason too."""
+    rows_out = sum(f.rows or 0 for f in publication.files if f.path.startswith(f"{SHARDS}/"))
+    rejected = [f for f in publication.files if f.path.startswith(f"{REJECTS}/")]
+    by_reason = reject_reasons(publication.location, rejected)
+    publication.counts |= {
+        "rows_in": rows_out + sum(by_reason.values()),
+        "rows_out": rows_out,
+        "rejects": sum(by_reason.values()),
+    } | {f"rejects.{reason}": count for reason, count in sorted(by_reason.items())}
+    if rows_out == 0:
+        causes = ", ".join(f"{n} x {reason} ({REJECT_REASONS[reason]})" for reason, n in by_reason.items())
+        raise EmptyInputError(
+            f"Not one usable row is left for {publication.location.uri}: {causes or 'no row came in'}."
+        )
+
+
+def reject_reasons(location: Location, records: Sequence[FileRecord]) -> dict[str, int]:
+    """Count rejects by reason, most frequent first."""
+    counts: dict[str, int] = {}
+    for record in records:
+        path = f"{location.path}/{record.path}"
+        column = pq.read_table(path, columns=["reason"], filesystem=location.filesystem)["reason"]
+        for entry in column.value_counts().to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def read_shards(
+    location: Location,
+    kind: str,
+    columns: Sequence[str] | None = None,
+    where: Expression | None = None,
+) -> Dataset:
+    """Stream a published table; only files that its manifest names are read.
+
+    Parameters
+    ----------
+    location : Location
+    kind : str
+        What the folder must hold.
+    columns : sequence of str, optional
+    where : pyarrow.dataset.Expression, optional
+        Rows to keep, pushed down into the Parquet reader.
+    """
+    paths = shard_paths(location, kind)
+    return ray.data.read_parquet(
+        paths,
+        filesystem=location.filesystem,
+        columns=list(columns) if columns else None,
+        filter=where,
+    )
+
+
+def shard_paths(location: Location, kind: str) -> list[str]:
+    """Return the paths of a published table's shards.
+
+    Raises
+    ------
+    InputError
+        Where a file that the manifest names is gone or has another size.
+    """
+    manifest = Manifest.read(location, kind)
+    sizes = {info.path: info.size for info in (location / SHARDS).files()}
+    for record in manifest.files:
+        path = f"{location.path}/{record.path}"
+        if record.path.startswith(f"{SHARDS}/") and sizes.get(path) != record.bytes:
+            raise InputError(
+                f"{location.uri}/{record.path} is not the file that was published: "
+                f"{sizes.get(path)} bytes, not {record.bytes}. Make {location.name} again."
+            )
+    return manifest.paths(location, SHARDS)

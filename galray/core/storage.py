@@ -1,0 +1,177 @@
+"""Folders and buckets alike: open a URI, read and write whole files."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError, StorageUnreachable
+
+_S3_CONNECT_TIMEOUT_S = 5.0
+_S3_REQUEST_TIMEOUT_S = 60.0
+_S3_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on some filesystem; cheap to make, safe to send to other processes.
+
+    Attributes
+    ----------
+    uri : str
+        As people write it: an absolute path or ``s3://bucket/prefix``.
+    filesystem : pyarrow.fs.FileSystem
+    path : str
+        The same place in the filesystem's own terms.
+    """
+
+    uri: str
+    filesystem: fs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self.uri}/{name}", self.filesystem, f"{self.path}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def kind(self) -> fs.FileType:
+        """Return whether a file, a folder or nothing stands here."""
+        with storage_errors(self.uri):
+            return self.filesystem.get_file_info(self.path).type
+
+    def exists(self) -> bool:
+        return self.kind() != fs.FileType.NotFound
+
+    def read_bytes(self) -> bytes:
+        """Return the whole file; InputError where there is none."""
+        with storage_errors(self.uri), self.filesystem.open_input_stream(self.path) as stream:
+            return stream.read()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write a whole file: readers see all of it or nothing.
+
+        An object store shows an object only once its upload is complete; a local file is written
+        under another name and renamed.
+        """
+        with storage_errors(self.uri):
+            if not self.is_local:
+                _write_stream(self.filesystem, self.path, data)
+                return
+            self.filesystem.create_dir(os.path.dirname(self.path), recursive=True)
+            partial = f"{self.path}.{uuid.uuid4().hex}.partial"
+            _write_stream(self.filesystem, partial, data)
+            os.replace(partial, self.path)
+
+    def children(self) -> list[fs.FileInfo]:
+        """List the files and folders right below this folder; none where it is absent."""
+        with storage_errors(self.uri):
+            return self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+
+    def files(self) -> list[fs.FileInfo]:
+        """List all files below this folder, however deep; none where it is absent."""
+        selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        with storage_errors(self.uri):
+            return [info for info in self.filesystem.get_file_info(selector) if info.is_file]
+
+    def delete(self) -> None:
+        """Delete a file or a whole folder; nothing happens where there is none."""
+        kind = self.kind()
+        with storage_errors(self.uri):
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif kind == fs.FileType.File:
+                self.filesystem.delete_file(self.path)
+
+
+def _write_stream(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def open_location(uri: str) -> Location:
+    """Open a local path or an ``s3://bucket/prefix`` URI.
+
+    Endpoint, region and keys come from the standard AWS variables (``AWS_ENDPOINT_URL``,
+    ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ...), a profile or the machine's role; they never stand
+    in a configuration.
+
+    Raises
+    ------
+    ConfigError
+        For a URI of another kind.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        path = f"{parts.netloc}{parts.path}".rstrip("/")
+        if not parts.netloc:
+            raise ConfigError(f"{uri!r} names no bucket; write s3://bucket/prefix.")
+        return Location(f"s3://{path}", _s3_filesystem(), path)
+    if parts.scheme in ("", "file"):
+        path = os.path.abspath(os.path.expanduser(parts.path if parts.scheme else uri))
+        return Location(path, fs.LocalFileSystem(), path)
+    raise ConfigError(f"{uri!r} is no place galray can open; give a local path or s3://bucket/prefix.")
+
+
+def _s3_filesystem() -> fs.S3FileSystem:
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "://" not in endpoint:
+        raise ConfigError(f"AWS_ENDPOINT_URL is {endpoint!r}; write it with its scheme, http:// or https://.")
+    return fs.S3FileSystem(
+        region=region,
+        connect_timeout=_S3_CONNECT_TIMEOUT_S,
+        request_timeout=_S3_REQUEST_TIMEOUT_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS),
+        **({"endpoint_override": endpoint} if endpoint else {}),
+    )
+
+
+_DENIED_SIGNS = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "INVALID_CLIENT_TOKEN",
+    "HTTP code 403",
+    "HTTP status code 403",
+    "code: 403",
+)
+_UNREACHABLE_SIGNS = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Connection refused")
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn what the operating system or the object store says into galray's own errors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{uri} does not exist. Check the path, or run the job that makes it.") from error
+    except PermissionError as error:
+        raise StorageDenied(f"{uri}: permission denied. Choose another place, or mend its rights.") from error
+    except OSError as error:
+        raise _storage_error(uri, str(error)) from error
+
+
+def _storage_error(uri: str, message: str) -> StorageError:
+    if any(sign in message for sign in _DENIED_SIGNS):
+        return StorageDenied(
+            f"{uri}: the object store refuses the keys or they lack the right. Check AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY (or the profile or role) and the bucket's policy."
+        )
+    if any(sign in message for sign in _UNREACHABLE_SIGNS):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS S3"
+        return StorageUnreachable(
+            f"{uri}: no answer from {endpoint}. Check AWS_ENDPOINT_URL, the region and the network."
+        )
+    return StorageError(f"{uri}: {message}. Check that the place exists and can be written.")

@@ -1,0 +1,1 @@
+"""Catalogues, images and tiles in; galaxy shards out."""

@@ -1,0 +1,1 @@
+"""The conditional denoiser: train it, and let it paint galaxies."""

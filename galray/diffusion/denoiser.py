@@ -1,0 +1,305 @@
+"""The denoiser: a U-Net, its condition encoder and its codec; kept as a diffusers pipeline folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor, nn
+
+from galray.core.errors import ConfigError, InputError
+from galray.diffusion.codec import PixelCodec, to_uint8
+from galray.diffusion.conditions import ConditionTokens, VoteEncoder
+from galray.diffusion.sampler import Guidance, noise_of_seeds, sample, scheduler_named
+
+# diffusers embeds the time as a sinusoid that was made for 1000 discrete steps.
+TIME_SCALE = 1000.0
+PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The shape of a denoiser; see `PRESETS`.
+
+    Attributes
+    ----------
+    size_px : int
+        Height and width of the images.
+    fold : int
+        Side of the block of pixels that `PixelCodec` folds into channels.
+    channels : tuple of int
+        Width of each level; each level has half the resolution of the one before.
+    attention : tuple of bool
+        Which levels attend to themselves and to the condition tokens. The lowest always should.
+    layers_per_level : int
+        Residual blocks on each level of the way down; one more on the way up.
+    head_dim : int
+        Channels of one attention head.
+    token_dim : int
+        Length of a condition token.
+    norm_groups : int
+        Groups of the group normalisation.
+    """
+
+    size_px: int = 64
+    fold: int = 2
+    channels: tuple[int, ...] = (64, 128, 192)
+    attention: tuple[bool, ...] = (False, False, True)
+    layers_per_level: int = 1
+    head_dim: int = 32
+    token_dim: int = 128
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.attention) != len(self.channels):
+            raise ConfigError(
+                f"attention={self.attention} must say yes or no for each level of channels={self.channels}."
+            )
+        if not self.attention[-1]:
+            raise ConfigError("The lowest level must attend: without it the denoiser does not see the votes.")
+        step = self.fold * 2 ** (len(self.channels) - 1)
+        if self.size_px % step:
+            raise ConfigError(
+                f"size_px={self.size_px} is no multiple of {step}, the fold times all halvings."
+            )
+        if any(width % self.norm_groups or width % self.head_dim for width in self.channels):
+            raise ConfigError(
+                f"channels={self.channels} must be multiples of norm_groups={self.norm_groups} "
+                f"and head_dim={self.head_dim}."
+            )
+
+
+PRESETS: dict[str, DenoiserConfig] = {
+    "debug": DenoiserConfig(16, 2, (32, 64), (False, True), token_dim=32, norm_groups=8),
+    "32px": DenoiserConfig(32, 1),
+    "64px": DenoiserConfig(64, 2),
+    "128px": DenoiserConfig(128, 4, (128, 192, 256)),
+}
+
+
+class Denoiser(nn.Module):
+    """Predicts the velocity v(x_t, t, condition) of `objective.FlowMatching`.
+
+    Its ``parameters()`` are all that is trained: those of the network and of the condition encoder.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    condition_encoder : VoteEncoder
+        Returns `ConditionTokens` of whatever condition it is called with.
+    codec : PixelCodec
+        Frozen; images to latents and back.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, condition_encoder: VoteEncoder, codec: PixelCodec) -> None:
+        super().__init__()
+        self.unet, self.condition_encoder, self.codec = unet, condition_encoder, codec
+
+    def forward(self, latents: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        """Return the velocity [B, C, h, w].
+
+        Parameters
+        ----------
+        latents : Tensor of float32, shape (B, C, h, w)
+            x_t, galaxies with noise.
+        t : Tensor of float32, shape (B,)
+            Times in [0, 1]; 1 is pure noise.
+        *condition : Tensor
+            What the condition encoder takes: votes [B, 37], and weights [B, 37] if any.
+        """
+        return self.velocity(latents, t, self.condition_encoder(*condition))
+
+    def velocity(self, latents: Tensor, t: Tensor, condition: ConditionTokens) -> Tensor:
+        """Return the velocity [B, C, h, w] for tokens that are already encoded."""
+        tokens, mask = condition
+        return self.unet(latents, t * TIME_SCALE, tokens, encoder_attention_mask=mask, return_dict=False)[0]
+
+
+def build_denoiser(config: DenoiserConfig, codec: PixelCodec | None = None) -> Denoiser:
+    """Return a new, untrained denoiser.
+
+    Parameters
+    ----------
+    config : DenoiserConfig
+    codec : PixelCodec, optional
+        Fitted to the training images with `PixelCodec.fit`. Default: one without statistics.
+
+    Raises
+    ------
+    ConfigError
+        The codec is for another size or fold than `config`.
+    """
+    codec = codec or PixelCodec(config.size_px, config.fold)
+    if (codec.size_px, codec.fold) != (config.size_px, config.fold):
+        raise ConfigError(
+            f"The codec is for {codec.size_px} px folded by {codec.fold}, the denoiser for "
+            f"{config.size_px} px folded by {config.fold}. Fit the codec with the denoiser's size_px and fold."
+        )
+    return Denoiser(_build_unet(config, codec), VoteEncoder(config.token_dim), codec)
+
+
+def _build_unet(config: DenoiserConfig, codec: PixelCodec) -> UNet2DConditionModel:
+    latent_channels, side, _ = codec.latent_shape
+    # diffusers takes the number of heads under the name of their dimension (its issue 2011).
+    heads: Any = tuple(width // config.head_dim for width in config.channels)
+    kinds = [
+        ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D") if a else ("DownBlock2D", "UpBlock2D")
+        for a in config.attention
+    ]
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=tuple(down for down, _ in kinds),
+        up_block_types=tuple(up for _, up in reversed(kinds)),
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_level,
+        cross_attention_dim=config.token_dim,
+        attention_head_dim=heads,
+        norm_num_groups=config.norm_groups,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+class GalaxyPipeline(DiffusionPipeline):
+    """Votes in, galaxies out; a diffusers pipeline.
+
+    ``save_pretrained(folder)`` writes safetensors and JSON only. The folder opens with
+    ``GalaxyPipeline.from_pretrained(folder)``, and with diffusers' own
+    ``DiffusionPipeline.from_pretrained(folder)`` once this module is imported.
+
+    Parameters
+    ----------
+    unet, condition_encoder, codec
+        The parts of a `Denoiser`.
+    scheduler : diffusers scheduler
+        The sampler used unless a call names another.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, condition_encoder: VoteEncoder, codec: PixelCodec, scheduler: Any
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            unet=unet, condition_encoder=condition_encoder, codec=codec, scheduler=scheduler
+        )
+
+    @classmethod
+    def from_denoiser(cls, denoiser: Denoiser, sampler: str = "dpm++") -> Self:
+        """Return a pipeline around the parts of `denoiser`, which are shared, not copied."""
+        return cls(denoiser.unet, denoiser.condition_encoder, denoiser.codec, scheduler_named(sampler))
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The parts as a `Denoiser`, shared, e.g. to train on."""
+        return Denoiser(self.unet, self.condition_encoder, self.codec)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, folder: str | os.PathLike, **kwargs: Any
+    ) -> Self:
+        """Open a model folder.
+
+        Parameters
+        ----------
+        folder : path
+            A local folder, as `save_pretrained` wrote it.
+        **kwargs
+            As diffusers' ``DiffusionPipeline.from_pretrained``.
+
+        Raises
+        ------
+        InputError
+            There is no model folder at that path, or it holds a pickled file.
+        """
+        check_model_folder(folder)
+        return super().from_pretrained(
+            folder, **{"low_cpu_mem_usage": False, **kwargs, "use_safetensors": True}
+        )
+
+    def __call__(
+        self,
+        votes: Tensor,
+        weights: Tensor | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        num_steps: int = 30,
+        guidance_scale: float = 2.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        sampler: str | None = None,
+    ) -> np.ndarray:
+        """Paint one galaxy for each row of votes.
+
+        Parameters
+        ----------
+        votes : Tensor of float32, shape (B, 37)
+            NaN where anything goes; see `conditions.condition`.
+        weights : Tensor of float32, shape (B, 37), optional
+        seeds : sequence of int, optional
+            One for each galaxy; the same seed and condition give the same galaxy in any batch.
+            Default: 0 to B-1.
+        num_steps : int
+        guidance_scale, guidance_interval, guidance_rescale
+            See `sampler.Guidance`.
+        sampler : str, optional
+            One of ``sampler.SAMPLERS``. Default: the pipeline's own scheduler.
+
+        Returns
+        -------
+        ndarray of uint8, shape (B, H, W, 3)
+
+        Raises
+        ------
+        ConfigError
+            An option out of range, or not one seed for each galaxy.
+        """
+        seeds = range(len(votes)) if seeds is None else seeds
+        if len(seeds) != len(votes):
+            raise ConfigError(f"{len(votes)} galaxies need as many seeds, not {len(seeds)}.")
+        with torch.inference_mode():
+            weights = weights if weights is None else weights.to(self.device)
+            latents = sample(
+                self.denoiser.velocity,
+                noise_of_seeds(seeds, self.codec.latent_shape, self.device),
+                self.condition_encoder(votes.to(self.device), weights),
+                self.condition_encoder.unconditional(len(votes)),
+                scheduler=scheduler_named(sampler) if sampler else self.scheduler,
+                num_steps=num_steps,
+                guidance=Guidance(guidance_scale, guidance_interval, guidance_rescale),
+            )
+            return to_uint8(self.codec.decode(latents)).cpu().numpy()
+
+
+# diffusers looks a folder's pipeline class up in its own namespace; anywhere else it is remote code to it.
+setattr(diffusers, GalaxyPipeline.__name__, GalaxyPipeline)
+
+
+def check_model_folder(folder: str | os.PathLike) -> None:
+    """Refuse what is no model folder, and any that holds a pickle: opening one can run any code.
+
+    Raises
+    ------
+    InputError
+    """
+    root = Path(folder)
+    if not (root / "model_index.json").is_file():
+        raise InputError(
+            f"{root} is no model folder: it has no model_index.json. Give the folder that training wrote."
+        )
+    pickled = sorted(
+        p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in PICKLED_SUFFIXES
+    )
+    if pickled:
+        raise InputError(
+            f"{root} holds pickled files, which can run code when opened: {', '.join(pickled[:3])}. "
+            "Convert the weights to safetensors and remove these files."
+        )

@@ -1,0 +1,1 @@
+"""Score a survey, rank the candidates, and take an astronomer's grades."""

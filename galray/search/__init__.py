@@ -1,0 +1,1 @@
+"""Searches and studies over whole train-and-judge runs."""

@@ -16,23 +16,12 @@ from ray.data import DataContext
 from ray.experimental import tqdm_ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 
+from galray import ENVIRONMENT
 from galray.core.config import require
 from galray.core.storage import Location
 
 logger = logging.getLogger("galray")
 
-# Facts of the platform, not preferences: see the comment beside each. A user's own value wins.
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",  # unset, the first ray.init would silently switch later jobs to tokens
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep Ray's hands off CUDA_VISIBLE_DEVICES of CPU tasks
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # Ceph and others refuse trailing checksums
-    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "TQDM_MININTERVAL": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-}
 _LAPTOP_OBJECT_STORE_BYTES = 1 << 30
 
 
@@ -84,11 +73,12 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
 @contextmanager
 def connect() -> Iterator[None]:
     """Join the cluster that ``RAY_ADDRESS`` or ``ray job submit`` names, or start one on this machine."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     os.environ.setdefault("GALRAY_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
     ray.init(logging_level=logging.ERROR, **_where())
     DataContext.get_current().execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ class JobConfig:
     """What every job is told."""
 
     root: str = "runs/default"
-    """The pipeline's folder or s3:// prefix. A bare name in any option stands for a folder below it."""
+    """The pipeline's folder or s3:// prefix; {root} in any other option stands for it."""
 
     resume: bool = False
     """Go on with unfinished work, and keep what is already published."""
@@ -33,9 +33,9 @@ class JobConfig:
         """The pipeline's root."""
         return open_location(self.root)
 
-    def location(self, name: str) -> Location:
-        """Open a place: a bare name lies below the root, anything with a slash stands for itself."""
-        return open_location(name if "/" in name else f"{self.root.rstrip('/')}/{name}")
+    def location(self, uri: str) -> Location:
+        """Open the place that an option names."""
+        return open_location(uri.replace("{root}", self.root.rstrip("/")))
 
     def resolved(self) -> dict[str, Any]:
         """Return the whole configuration as plain values, for manifests and tracking."""

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from ray.exceptions import RayTaskError
+
 from galray.core.cluster import connect
 from galray.core.config import C, Preset, parse
 from galray.core.errors import GalrayError
@@ -36,12 +38,14 @@ def run_job(run: Callable[[C], object], presets: Mapping[str, Preset[C]]) -> NoR
 
 
 def user_error(error: BaseException | None) -> GalrayError | None:
-    """Find the galray error that Ray may have wrapped on its way from a worker."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, GalrayError):
-            return error
-        failures = getattr(error, "worker_failures", None) or {}
-        error = next(iter(failures.values()), None) or error.__cause__ or getattr(error, "cause", None)
-    return None
+    """Find the galray error that Ray may have wrapped, more than once, on its way from a worker."""
+    if error is None:
+        return None
+    if isinstance(error, GalrayError) and not isinstance(error, RayTaskError):
+        return error
+    wrapped = [getattr(error, "cause", None), error.__cause__, *_worker_failures(error)]
+    return next((found for inner in wrapped if inner is not error and (found := user_error(inner))), None)
+
+
+def _worker_failures(error: BaseException) -> list[BaseException]:
+    return list((getattr(error, "worker_failures", None) or {}).values())

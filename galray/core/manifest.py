@@ -143,6 +143,11 @@ class Publication:
             self.write(file.relative_to(folder).as_posix(), file.read_bytes())
 
     @property
+    def started(self) -> bool:
+        """Whether any file was written, by this run or one before it."""
+        return any(not info.path.endswith(UNFINISHED) for info in self.location.files())
+
+    @property
     def files(self) -> tuple[FileRecord, ...]:
         return tuple(self._files[path] for path in sorted(self._files))
 
@@ -202,7 +207,12 @@ def publish(
     claim = {"kind": kind, "started_utc": _now(), "code_version": code_version()}
     (location / UNFINISHED).write_bytes(json.dumps(claim).encode())
     publication = Publication(location)
-    yield publication
+    try:
+        yield publication
+    except BaseException:
+        if not publication.started:  # nothing to go on with: leave no trace
+            (location / UNFINISHED).delete()
+        raise
     manifest = Manifest(
         kind=kind,
         files=publication.files,

@@ -141,8 +141,8 @@ GALAXY_SCHEMA = pa.schema(
 REJECT_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
-        pa.field("galaxy_id", pa.string()),
-        pa.field("item", pa.string(), nullable=False),
+        pa.field("id_text", pa.string()),
+        pa.field("item", pa.string()),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
     ]
@@ -192,11 +192,11 @@ GRADE_SCHEMA = pa.schema(
 
 # The closed list of reasons for setting a row aside; each says what to mend.
 REJECT_REASONS: dict[str, str] = {
+    "malformed_row": "the row has too many or too few cells",
     "bad_id": "the id is empty, not an integer, or was rounded by a floating-point column",
     "duplicate_id": "an earlier row has the same id",
     "fraction_out_of_range": "a vote fraction lies outside [0, 1]",
     "unmapped_galaxy": "the filename mapping has no row for this galaxy",
-    "mapping_without_galaxy": "the filename mapping names a galaxy that the vote table lacks",
     "missing_image": "no image stands where the table says",
     "image_without_row": "no row of the table names this image",
     "not_an_image": "the bytes are not a JPEG or PNG image",
@@ -208,6 +208,7 @@ REJECT_REASONS: dict[str, str] = {
     "unreadable_file": "the file could not be read",
     "outside_tile": "the source's cutout lies outside its tile",
     "bad_position": "the source's position is missing or not on the sky",
+    "grade_without_candidate": "the graded galaxy is not among the candidates",
 }
 
 SPLITS = ("train", "validation", "test")

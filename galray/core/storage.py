@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pyarrow import fs
@@ -32,7 +32,7 @@ class Location:
     """
 
     uri: str
-    filesystem: fs.FileSystem
+    filesystem: fs.FileSystem = field(compare=False)
     path: str
 
     def __truediv__(self, name: str) -> Location:
@@ -56,7 +56,7 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """Return the whole file; InputError where there is none."""
-        with storage_errors(self.uri), self.filesystem.open_input_stream(self.path) as stream:
+        with storage_errors(self.uri), self.filesystem.open_input_stream(self.path, compression=None) as stream:
             return stream.read()
 
     def write_bytes(self, data: bytes) -> None:
@@ -96,7 +96,7 @@ class Location:
 
 
 def _write_stream(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    with filesystem.open_output_stream(path) as stream:
+    with filesystem.open_output_stream(path, compression=None) as stream:
         stream.write(data)
 
 

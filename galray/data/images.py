@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from astropy.visualization import make_lupton_rgb
+from astropy.visualization import ManualInterval, make_lupton_rgb
+from astropy.visualization.lupton_rgb import LuptonAsinhStretch
 from PIL import Image, UnidentifiedImageError
 
 from galray.core.errors import ConfigError, ImageRejected, InputError
@@ -55,14 +56,14 @@ class Rendering:
 
     Notes
     -----
-    The defaults reproduce the sky viewer's SDSS pictures from calibrated frames in nanomaggies per
-    0.396 arcsec pixel.
+    The defaults give calibrated SDSS frames, in nanomaggies per 0.396 arcsec pixel, the colours,
+    brightness and near-black sky of the pictures that Galaxy Zoo 2 showed.
     """
 
-    stretch: float = 0.25
-    q: float = 5.0
-    scale: tuple[float, float, float] = (2.5, 1.5, 1.0)
-    minimum: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    stretch: float = 0.7
+    q: float = 7.5
+    scale: tuple[float, float, float] = (1.88, 1.21, 1.0)
+    minimum: tuple[float, float, float] = (-0.004, -0.004, -0.004)
 
     def __post_init__(self) -> None:
         if self.stretch <= 0 or self.q <= 0 or min(self.scale) <= 0:
@@ -205,8 +206,9 @@ def lupton_rgb(gri: np.ndarray, rendering: Rendering) -> np.ndarray:
         The first row at the top: north up where the tile has it so.
     """
     g, r, i = (plane * scale for plane, scale in zip(gri, rendering.scale, strict=True))
-    minimum_rgb = rendering.minimum[::-1]
-    rgb = make_lupton_rgb(i, r, g, minimum=minimum_rgb, stretch=rendering.stretch, Q=rendering.q)
+    asinh = LuptonAsinhStretch(stretch=rendering.stretch, Q=rendering.q)
+    black = [ManualInterval(vmin=level) for level in rendering.minimum[::-1]]
+    rgb = make_lupton_rgb(i, r, g, interval=black, stretch_object=asinh)
     return np.ascontiguousarray(rgb[::-1])
 
 

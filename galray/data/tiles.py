@@ -62,7 +62,7 @@ class Tile:
     @cached_property
     def finite(self) -> np.ndarray:
         """Where a pixel is usable in every band; bool, shape (H, W)."""
-        return np.isfinite(self.data).all(axis=0)
+        return np.logical_and.reduce(np.isfinite(self.data))
 
     @cached_property
     def spline(self) -> np.ndarray:
@@ -115,6 +115,7 @@ def open_tile(source: bytes | IO[bytes], name: str, *, max_pixels: int = SAFE_TI
         stream = _decompressed(BytesIO(source) if isinstance(source, bytes) else source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
+            warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
             with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
                 planes = _band_hdus(hdus, name, max_pixels)
@@ -160,8 +161,9 @@ def cut(tile: Tile, ra_deg: np.ndarray, dec_deg: np.ndarray, size_px: int) -> Cu
 
 def spline_coefficients(gri: np.ndarray) -> np.ndarray:
     """Return the cubic-spline coefficients of each band; float32, shape (3, H, W)."""
-    planes = [ndimage.spline_filter(plane, _SPLINE_ORDER, output=np.float32, mode="mirror") for plane in gri]
-    return np.stack(planes)
+    return np.stack([ndimage.spline_filter(plane, _SPLINE_ORDER, mode="mirror") for plane in gri]).astype(
+        np.float32
+    )
 
 
 def sample_square(coefficients: np.ndarray, x_px: float, y_px: float, size_px: int) -> np.ndarray:
@@ -182,13 +184,14 @@ def sample_square(coefficients: np.ndarray, x_px: float, y_px: float, size_px: i
     """
     corner = (y_px - (size_px - 1) / 2, x_px - (size_px - 1) / 2)
     first = np.floor(corner).astype(int) - _SPLINE_REACH_PX
+    offset: Any = np.asarray(corner) - first  # scipy's stubs know only a scalar
     patch = _padded(coefficients, first, size_px + 2 * _SPLINE_REACH_PX)
     return np.stack(
         [
             ndimage.affine_transform(
                 plane,
                 np.ones(2),
-                np.asarray(corner) - first,
+                offset,
                 output_shape=(size_px, size_px),
                 output=np.float32,
                 order=_SPLINE_ORDER,

@@ -1,3 +1,19 @@
 """Find rare galaxies: paint them, learn them, scan surveys for them."""
 
+import os
+
 __version__ = "0.1.0"
+
+# What the libraries below read once, at their import: so it stands here. A user's own value wins.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",  # unset, the first ray.init would silently switch later jobs to tokens
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep Ray's hands off CUDA_VISIBLE_DEVICES of CPU tasks
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # Ceph and others refuse trailing checksums
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

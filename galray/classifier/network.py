@@ -75,6 +75,10 @@ class ClassifierConfig:
             raise ConfigError(
                 f"{len(self.classes)} morphology class(es) leave nothing to tell apart; give two or more"
             )
+        if not self.targets:
+            raise ConfigError(
+                f"no rare target is given; name one or more, such as {DUST_LANE_EARLY_TYPE.name!r}"
+            )
         if len({*self.class_names}) + len({*self.target_names}) < len(self.classes) + len(self.targets):
             raise ConfigError("two classes or two targets have the same name; rename one")
         if self.prevalence and len(self.prevalence) != len(self.targets):
@@ -123,8 +127,6 @@ class Classifier(nn.Module):
         width = backbone.hidden_sizes[-1]
         self.morphology_head = nn.Linear(width, len(config.classes))
         self.target_head = nn.Linear(width, len(config.targets))
-        # convolutions are about twice as fast on CPU with channels last, and never slower on GPU
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's pooled features [B, width] of uint8 images [B, H, W, 3]."""
@@ -134,7 +136,7 @@ class Classifier(nn.Module):
                 f"the classifier takes uint8 images [B, {size_px}, {size_px}, 3], not {images.dtype} "
                 f"{list(images.shape)}; resize them when decoding, or train one for this size"
             )
-        # a permuted view of [B, H, W, 3] already is channels-last
+        # this view of [B, H, W, 3] is channels-last in memory, which the convolutions then keep
         pixels = images.permute(0, 3, 1, 2).to(self.target_head.weight.dtype) / 127.5 - 1.0
         return self.backbone(pixel_values=pixels).pooler_output.flatten(1)
 
@@ -281,11 +283,12 @@ def augment(images: Tensor, generator: torch.Generator, *, shift_px: int = 3) ->
     n, height, width = images.shape[:3]
     if height != width or shift_px >= height:
         raise ConfigError(f"images of {height} x {width} px cannot be turned and shifted by {shift_px} px")
-    transposed = torch.randint(2, (n, 1, 1, 1), generator=generator).bool().to(images.device)
-    rows, columns = (_flip_and_shift(n, height, shift_px, generator).to(images.device) for _ in range(2))
-    turned = torch.where(transposed, images.transpose(1, 2), images)
-    each = torch.arange(n, device=images.device)[:, None, None]
-    return turned[each, rows[:, :, None], columns[:, None, :]]
+    transposed = torch.randint(2, (n, 1, 1), generator=generator).bool()
+    rows, columns = (_flip_and_shift(n, height, shift_px, generator) for _ in range(2))
+    rows, columns = rows[:, :, None], columns[:, None, :]
+    pixels = torch.where(transposed, columns * height + rows, rows * height + columns)
+    pixels += torch.arange(n)[:, None, None] * height * height
+    return images.flatten(0, 2).index_select(0, pixels.flatten().to(images.device)).view_as(images)
 
 
 def _flip_and_shift(n: int, size_px: int, shift_px: int, generator: torch.Generator) -> Tensor:
@@ -310,7 +313,7 @@ def save(model: Classifier, folder: Path | str) -> None:
     if (folder / CONFIG_FILE).exists():
         raise InputError(f"{folder} already holds a model; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS_FILE)
     text = json.dumps({"kind": "galray classifier", "version": 1, **asdict(model.config)}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n")
@@ -326,7 +329,7 @@ def load(folder: Path | str) -> Classifier:
         whatever code the file's author put there.
     """
     folder = Path(folder)
-    pickled = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICKLED_SUFFIXES)
+    pickled = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLED_SUFFIXES)
     if pickled:
         raise InputError(f"{folder} holds pickled files {pickled}; save the weights as safetensors instead")
     model = Classifier(_read_config(folder / CONFIG_FILE))
@@ -342,9 +345,9 @@ def _read_config(path: Path) -> ClassifierConfig:
         fields: dict[str, Any] = json.loads(path.read_text())
         if (fields.pop("kind"), fields.pop("version")) != ("galray classifier", 1):
             raise ValueError("it is another kind or version of model")
-        definitions = {key: _targets(fields.pop(key)) for key in ("classes", "targets")}
-        prevalence = tuple(map(float, fields.pop("prevalence")))
-        return ClassifierConfig(**fields, **definitions, prevalence=prevalence)
+        fields.update({key: _targets(fields[key]) for key in ("classes", "targets")})
+        fields.update(prevalence=tuple(map(float, fields["prevalence"])))
+        return ClassifierConfig(**fields)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} does not describe a galray classifier ({error}); train one with jobs/classify.py"

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 from ray.experimental import tqdm_ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 
 from galray import ENVIRONMENT
 from galray.core.config import require
@@ -67,6 +67,7 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
         failure_config=FailureConfig(max_failures=scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=2),
         callbacks=callbacks,
+        logging_config=LoggingConfig(log_level="WARNING"),
     )
 
 
@@ -141,4 +142,6 @@ class Progress:
 
 def say(message: str) -> None:
     """Tell the person at the driver, from any process."""
-    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+    # not print: Ray Train patches it, and each line would come twice
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {message}\n")
+    sys.stderr.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -253,6 +254,30 @@ def _collect_ancestry(location: Location, found: dict[str, Manifest]) -> None:
             raise LineageError(
                 f"{location.uri} was made from another version of {uri}. Make it again from this one."
             )
+
+
+@contextmanager
+def local_folder(location: Location, kind: str) -> Iterator[Path]:
+    """Give a published folder as a local path, its files checked against the manifest.
+
+    A bucket's folder is copied to a temporary one, which is removed at the end.
+
+    Raises
+    ------
+    InputError
+        Where it is not published, or a file is not the one that was.
+    """
+    manifest = Manifest.read(location, kind)
+    with tempfile.TemporaryDirectory() as copy:
+        root = Path(location.path if location.is_local else copy)
+        for record in manifest.files:
+            data = (location / record.path).read_bytes()
+            if hashlib.sha256(data).hexdigest() != record.sha256:
+                raise InputError(f"{location.uri}/{record.path} is not what was published. Make it again.")
+            if not location.is_local:
+                (root / record.path).parent.mkdir(parents=True, exist_ok=True)
+                (root / record.path).write_bytes(data)
+        yield root
 
 
 def write_parquet(location: Location, path: str, table: pa.Table) -> FileRecord:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from pyarrow.dataset import Expression
 from ray.data import Dataset, Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
+from ray.data.expressions import Expr
 
 from galray.core.errors import EmptyInputError, InputError
 from galray.core.manifest import FileRecord, Manifest, Publication, write_parquet
@@ -128,7 +128,7 @@ def read_shards(
     location: Location,
     kind: str,
     columns: Sequence[str] | None = None,
-    where: Expression | None = None,
+    where: Expr | None = None,
 ) -> Dataset:
     """Stream a published table; only files that its manifest names are read.
 
@@ -138,16 +138,12 @@ def read_shards(
     kind : str
         What the folder must hold.
     columns : sequence of str, optional
-    where : pyarrow.dataset.Expression, optional
-        Rows to keep, pushed down into the Parquet reader.
+    where : ray.data expression, optional
+        Rows to keep; Ray pushes both down into the Parquet reader.
     """
-    paths = shard_paths(location, kind)
-    return ray.data.read_parquet(
-        paths,
-        filesystem=location.filesystem,
-        columns=list(columns) if columns else None,
-        filter=where,
-    )
+    table = ray.data.read_parquet(shard_paths(location, kind), filesystem=location.filesystem)
+    table = table if where is None else table.filter(expr=where)
+    return table.select_columns(list(columns)) if columns else table
 
 
 def shard_paths(location: Location, kind: str) -> list[str]:

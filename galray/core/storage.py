@@ -56,7 +56,10 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """Return the whole file; InputError where there is none."""
-        with storage_errors(self.uri), self.filesystem.open_input_stream(self.path, compression=None) as stream:
+        with (
+            storage_errors(self.uri),
+            self.filesystem.open_input_stream(self.path, compression=None) as stream,
+        ):
             return stream.read()
 
     def write_bytes(self, data: bytes) -> None:

@@ -2,7 +2,8 @@
 
 The server is named by ``MLFLOW_TRACKING_URI``; without it the records lie beside the pipeline, or in
 the working directory when the pipeline lies in a bucket. Only the driver, or the one controller of a
-Ray Train run, writes.
+Ray Train run, writes. MLflow is imported where it is used: Ray's workers open the modules of jobs
+without ever tracking anything, and its import takes two seconds.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from ray.train import UserCallback
 
 from galray.core.config import JobConfig
 from galray.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXPERIMENT = "galray"
 PIPELINE_TAG = "galray.pipeline"
@@ -46,6 +46,8 @@ class Run:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the finite numbers among `values`."""
+        from mlflow.entities import Metric
+
         now_ms = int(time.time() * 1000)
         batch = [
             Metric(name, float(value), now_ms, step)
@@ -56,6 +58,8 @@ class Run:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested names joined by dots."""
+        from mlflow.entities import Param
+
         batch = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in flatten(values).items()]
         _client(self.tracking_uri).log_batch(self.run_id, params=batch)
 
@@ -76,7 +80,7 @@ class Run:
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Run:
         """Start a run nested under this one."""
         return _create(
-            self.tracking_uri, self.experiment_id, name, {MLFLOW_PARENT_RUN_ID: self.run_id, **(tags or {})}
+            self.tracking_uri, self.experiment_id, name, {"mlflow.parentRunId": self.run_id, **(tags or {})}
         )
 
     def end(self, status: str = "FINISHED") -> None:
@@ -126,6 +130,8 @@ def _local_folder(config: JobConfig) -> Path:
 
 def _pipeline_run(config: JobConfig) -> Run:
     """Find the pipeline's run, or start it: one for each root."""
+    from mlflow.exceptions import MlflowException
+
     uri = tracking_uri(config)
     pipeline = config.root_location.uri
     try:
@@ -164,6 +170,8 @@ def _create(uri: str, experiment_id: str, name: str, tags: Mapping[str, str]) ->
 
 @cache
 def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
     return MlflowClient(uri)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
-from astropy.visualization import ManualInterval, make_lupton_rgb
-from astropy.visualization.lupton_rgb import LuptonAsinhStretch
+from astropy.visualization import make_lupton_rgb
 from PIL import Image, UnidentifiedImageError
 
 from galray.core.errors import ConfigError, ImageRejected, InputError
@@ -206,9 +206,9 @@ def lupton_rgb(gri: np.ndarray, rendering: Rendering) -> np.ndarray:
         The first row at the top: north up where the tile has it so.
     """
     g, r, i = (plane * scale for plane, scale in zip(gri, rendering.scale, strict=True))
-    asinh = LuptonAsinhStretch(stretch=rendering.stretch, Q=rendering.q)
-    black = [ManualInterval(vmin=level) for level in rendering.minimum[::-1]]
-    rgb = make_lupton_rgb(i, r, g, interval=black, stretch_object=asinh)
+    asinh: dict[str, Any] = {"stretch": rendering.stretch, "Q": rendering.q}
+    with np.errstate(invalid="ignore"):  # astropy divides 0 by 0 where a pixel is exactly black
+        rgb = make_lupton_rgb(i, r, g, minimum=rendering.minimum[::-1], **asinh)
     return np.ascontiguousarray(rgb[::-1])
 
 

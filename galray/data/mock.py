@@ -49,8 +49,9 @@ __all__ = [
 _PIXELS, _FIELD, _PLACES = 1, 2, 3
 
 _MARGIN_PX = 10  # around a cutout, for the spline and the wrap of the seeing
-_FIELD_PER_ARCMIN2 = 5.0
-_FIELD_MAGS = (17.5, 22.5)
+_STAMP_RADII = 6  # half-light radii of a galaxy that are painted on a tile
+_FIELD_PER_ARCMIN2 = 6.0
+_FIELD_MAGS = (16.0, 22.5)
 _FIELD_STAR_FRACTION = 0.45
 
 CATALOGUE_SCHEMA = pa.schema(
@@ -216,11 +217,20 @@ def _add_neighbour(gri: np.ndarray, truth: Truth, centre_px: np.ndarray, config:
     )
 
 
-def _add_source(gri, config, rng, at_px, mag_r, psf_fwhm_arcsec, size_arcsec) -> None:
+def _add_source(
+    gri: np.ndarray,
+    config: MockConfig,
+    rng: np.random.Generator,
+    at_px: tuple[float, float],
+    mag_r: float,
+    psf_fwhm_arcsec: float,
+    size_arcsec: float,
+) -> None:
     """Add a star (size 0) or a small galaxy, with a colour of its kind."""
     fwhm_px = np.hypot(psf_fwhm_arcsec, size_arcsec) / config.pixel_scale_arcsec
     g_r = rng.uniform(0.2, 1.45) if size_arcsec == 0 else rng.uniform(0.3, 1.4)
-    r_i = 0.35 * g_r + (0.8 * max(g_r - 1.2, 0) * rng.random() * 4 if size_arcsec == 0 else 0.0)
+    # The reddest stars are M dwarfs: g - r stalls near 1.4 while r - i still climbs.
+    r_i = 0.35 * g_r + (rng.uniform(0, 3.2) * max(g_r - 1.2, 0) if size_arcsec == 0 else 0.0)
     q = 1.0 if size_arcsec == 0 else rng.uniform(0.5, 1.0)
     fluxes = light.band_fluxes(light.flux_of(mag_r), g_r, r_i)
     light.add_blob(gri, *at_px, fluxes, fwhm_px, q, rng.uniform(0, 180))
@@ -247,7 +257,14 @@ def _places(config: MockConfig, rng: np.random.Generator) -> tuple[np.ndarray, n
     return (x + shake[0]) * spacing - 0.5, (y + shake[1]) * spacing - 0.5
 
 
-def _paint_tile(config: MockConfig, truth: pa.Table, x_px, y_px, fwhm: float, rng) -> np.ndarray:
+def _paint_tile(
+    config: MockConfig,
+    truth: pa.Table,
+    x_px: np.ndarray,
+    y_px: np.ndarray,
+    fwhm: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
     gri = np.zeros((len(BANDS), config.tile_size_px, config.tile_size_px), np.float32)
     for row, x, y in _rows(truth, x_px, y_px):
         _paint_galaxy(gri, config, row, x, y)
@@ -261,13 +278,19 @@ def _rows(truth: pa.Table, x_px: np.ndarray, y_px: np.ndarray) -> Iterator[tuple
 
 
 def _paint_galaxy(gri: np.ndarray, config: MockConfig, row: Truth, x: float, y: float) -> None:
-    side = config.size_px + 2 * _MARGIN_PX
+    side = _stamp_px(config, row)
     left, bottom = round(x) - side // 2, round(y) - side // 2
     stamp = light.galaxy_light(row, Grid(side, config.pixel_scale_arcsec, (x - left, y - bottom)))
     height, width = gri.shape[1:]
     xs = slice(max(left, 0), min(left + side, width))
     ys = slice(max(bottom, 0), min(bottom + side, height))
     gri[:, ys, xs] += stamp[:, ys.start - bottom : ys.stop - bottom, xs.start - left : xs.stop - left]
+
+
+def _stamp_px(config: MockConfig, row: Truth) -> int:
+    """Side of a stamp whose rim is lost in the noise; in steps, so that seeing is seldom transformed anew."""
+    reach = _STAMP_RADII * row["r_half_arcsec"] / config.pixel_scale_arcsec
+    return 16 * int(np.ceil(max(2 * reach, 64) / 16)) + 2 * _MARGIN_PX
 
 
 def _tile_wcs(config: MockConfig, tile_index: int) -> WCS:

@@ -183,7 +183,7 @@ def sersic(grid: Grid, n: float, r_half_arcsec: float, q: float, angle_deg: floa
     total = 2 * np.pi * n * q * r_half_arcsec**2 * b ** (-2 * n) * special.gamma(2 * n)
     along, across = grid.rotated(angle_deg, **at)
     # A fine pixel averages over the cusp: its mean distance from the centre stands in for zero.
-    radius2 = np.square(along) + np.square(across / q) + np.float32((0.35 * grid.step_arcsec) ** 2)
+    radius2 = np.square(along) + np.square(across / q) + np.float32((0.25 * grid.step_arcsec) ** 2)
     scaled = (radius2 / r_half_arcsec**2) ** np.float32(0.5 / n)
     return np.float32(grid.step_arcsec**2 / total) * np.exp(np.float32(-b) * scaled)
 

@@ -30,6 +30,8 @@ _SEED_STRIDE, _TILE_STRIDE, _TILE_BLOCK = 10_000_000_000, 1_000_000_000_000_000,
 
 _TRUTH_STREAM = 0
 
+_LANE_TAU_R = {"early_type": 1.5, "edge_on": 1.1}
+
 # fmt: off
 _NUMBERS = (
     # the galaxy as a whole
@@ -121,8 +123,14 @@ class MockConfig:
         if self.size_px < 16 or self.tile_spacing_px > self.tile_size_px:
             raise ConfigError("size_px must be 16 or more, and tile_size_px more than tile_spacing_px.")
 
+    def lane_fraction(self, kind: str) -> float:
+        """Share of a kind's galaxies that have a dust lane."""
+        lanes = {"early_type": self.dust_lane_fraction_early, "edge_on": self.dust_lane_fraction_edge_on}
+        return lanes.get(kind, 0.0)
+
     @property
     def kind_shares(self) -> tuple[float, ...]:
+        """Relative numbers of the KINDS."""
         return tuple(getattr(self, kind) for kind in KINDS)
 
 
@@ -183,7 +191,9 @@ def _draw_galaxy(config: MockConfig, index: int, *, tiled: bool, fwhm: float | N
         "angle_deg": rng.uniform(0, 180),
         "psf_fwhm_arcsec": draw_seeing(rng) if fwhm is None else fwhm,
     }
-    row |= _DRAW_KIND[kind](config, row, rng)
+    if rng.random() < config.lane_fraction(kind):
+        row["dust_tau_r"] = rng.lognormal(np.log(_LANE_TAU_R[kind]), 0.5)
+    row |= _DRAW_KIND[kind](row, rng)
     row |= _draw_neighbour(row, rng)
     early_lane = kind == "early_type" and row["dust_tau_r"] > 0
     contrasts = {
@@ -193,7 +203,7 @@ def _draw_galaxy(config: MockConfig, index: int, *, tiled: bool, fwhm: float | N
     return row | contrasts | {"dust_lane_early_type": early_lane, "label": _label(row)}
 
 
-_SIZE_FACTOR = {"early_type": 0.9, "cigar": 1.2, "edge_on": 1.35, "spiral": 1.25, "barred_spiral": 1.25}
+_SIZE_FACTOR = {"early_type": 0.9, "cigar": 1.2, "edge_on": 1.15, "spiral": 1.25, "barred_spiral": 1.25}
 
 
 def _label(row: Truth) -> str:
@@ -215,7 +225,7 @@ def _blue_colours(rng: np.random.Generator, middle: float) -> dict[str, float]:
     return {"g_r": g_r, "r_i": 0.10 + 0.36 * g_r + rng.normal(0, 0.03)}
 
 
-def _draw_early(config: MockConfig, row: Truth, rng: np.random.Generator) -> dict[str, float]:
+def _draw_early(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     peculiar = rng.random()
     drawn = {
         **_red_colours(rng),
@@ -227,15 +237,13 @@ def _draw_early(config: MockConfig, row: Truth, rng: np.random.Generator) -> dic
         "disturbance_angle_deg": rng.uniform(0, 360),
         "shell_strength": rng.uniform(0.02, 0.06) if 0.05 < peculiar < 0.09 else 0.0,
     }
-    lane = _draw_lane(row, rng)
-    return drawn | (lane if rng.random() < config.dust_lane_fraction_early else {})
+    return drawn | (_draw_lane(row, rng) if row["dust_tau_r"] > 0 else {})
 
 
 def _draw_lane(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     """A lane in an early type was brought by a merger: any angle, offset, bent, not the whole length."""
     r_half = row["r_half_arcsec"]
     return {
-        "dust_tau_r": rng.lognormal(np.log(1.5), 0.5),
         "dust_angle_deg": row["angle_deg"] + rng.choice([0.0, 90.0]) + rng.normal(0, 30),
         "dust_offset_arcsec": rng.normal(0, 0.16) * r_half,
         "dust_width_arcsec": rng.lognormal(np.log(0.15), 0.35) * r_half,
@@ -244,8 +252,8 @@ def _draw_lane(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def _draw_cigar(config: MockConfig, row: Truth, rng: np.random.Generator) -> dict[str, float]:
-    is_red = rng.random() < 0.6
+def _draw_cigar(row: Truth, rng: np.random.Generator) -> dict[str, float]:
+    is_red = rng.random() < 0.6 - 0.12 * (row["mag_r"] - 16.5)  # the brighter, the redder
     return {
         **(_red_colours(rng) if is_red else _blue_colours(rng, 0.58)),
         "q": rng.uniform(0.2, 0.35),
@@ -254,9 +262,9 @@ def _draw_cigar(config: MockConfig, row: Truth, rng: np.random.Generator) -> dic
     }
 
 
-def _draw_edge_on(config: MockConfig, row: Truth, rng: np.random.Generator) -> dict[str, float]:
+def _draw_edge_on(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     r_half, q = row["r_half_arcsec"], rng.uniform(0.10, 0.24)
-    has_bulge, has_dust = rng.random() < 0.75, rng.random() < config.dust_lane_fraction_edge_on
+    has_bulge, has_dust = rng.random() < 0.75, row["dust_tau_r"] > 0
     drawn = {
         # Without dust it is an S0, red and smooth.
         **(_blue_colours(rng, 0.60) if has_dust or rng.random() < 0.5 else _red_colours(rng)),
@@ -266,7 +274,6 @@ def _draw_edge_on(config: MockConfig, row: Truth, rng: np.random.Generator) -> d
         "bulge_reddening_mag": rng.uniform(0.1, 0.3),
     }
     lane = {
-        "dust_tau_r": rng.lognormal(np.log(1.1), 0.45),
         "dust_angle_deg": row["angle_deg"] + rng.normal(0, 1.0),
         "dust_offset_arcsec": rng.normal(0, 0.35) * q * r_half,
         "dust_width_arcsec": rng.uniform(0.25, 0.6) * q * r_half,
@@ -276,7 +283,7 @@ def _draw_edge_on(config: MockConfig, row: Truth, rng: np.random.Generator) -> d
     return drawn | (lane if has_dust else {})
 
 
-def _draw_spiral(config: MockConfig, row: Truth, rng: np.random.Generator) -> dict[str, float]:
+def _draw_spiral(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     r_half = row["r_half_arcsec"]
     drawn = {
         **_blue_colours(rng, 0.56),
@@ -295,9 +302,9 @@ def _draw_spiral(config: MockConfig, row: Truth, rng: np.random.Generator) -> di
     return drawn
 
 
-def _draw_barred(config: MockConfig, row: Truth, rng: np.random.Generator) -> dict[str, float]:
+def _draw_barred(row: Truth, rng: np.random.Generator) -> dict[str, float]:
     angle = rng.uniform(0, 180)
-    return _draw_spiral(config, row, rng) | {
+    return _draw_spiral(row, rng) | {
         "bar_strength": rng.uniform(0.08, 0.22),
         "bar_length_arcsec": rng.uniform(0.45, 0.8) * row["r_half_arcsec"],
         "bar_angle_deg": angle,

@@ -33,7 +33,8 @@ _WINDING_CODES = {"tight_arms": "t", "medium_arms": "m", "loose_arms": "l"}
 # Middles of what volunteers mean by each answer.
 _TYPICAL_Q = {"completely_round": 0.98, "in_between": 0.62, "cigar_shaped": 0.26}
 _TYPICAL_PITCH_DEG = {"tight_arms": 12.0, "medium_arms": 20.0, "loose_arms": 29.0}
-_TYPICAL_BULGE = {"no_bulge": 0.0, "just_noticeable_bulge": 0.13, "obvious_bulge": 0.38, "dominant_bulge": 0.75}
+_TYPICAL_BULGE = {"no_bulge": 0.0, "just_noticeable_bulge": 0.13, "obvious_bulge": 0.38,
+                  "dominant_bulge": 0.75}
 _ARM_COUNTS = {"one_arm": 1, "two_arms": 2, "three_arms": 3, "four_arms": 4, "more_than_four_arms": 5}
 # fmt: on
 

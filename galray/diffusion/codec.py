@@ -51,38 +51,33 @@ class PixelCodec(ModelMixin, ConfigMixin):
         Height and width of the images.
     fold : int
         Side of the block; 1 leaves pixels as they are.
-    mean, std : sequence of 3 floats
-        Of each colour in [-1, 1], over the training set. Galaxies are bright specks on black sky:
-        without them the latents' mean is near -0.9 and their deviation near 0.2, and nearly all
-        noise levels would drown them. See `fit`.
+
+    Attributes
+    ----------
+    mean, std : Tensor of float32, shape (1, 3, 1, 1)
+        Of each colour in [-1, 1] over the training set; saved with the weights. Galaxies are bright
+        specks on black sky: unscaled, the latents' mean is about -0.9 and their deviation 0.2, and
+        nearly all noise levels would drown them. See `fit`.
 
     Raises
     ------
     ConfigError
-        `size_px` is no multiple of `fold`, or a deviation is not positive.
+        `size_px` is no multiple of `fold`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     @register_to_config
-    def __init__(
-        self,
-        size_px: int = 64,
-        fold: int = 2,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-    ) -> None:
+    def __init__(self, size_px: int = 64, fold: int = 2) -> None:
         super().__init__()
         if fold < 1 or size_px < 1 or size_px % fold:
             raise ConfigError(
                 f"size_px={size_px} is no multiple of fold={fold}. Choose a fold that divides it."
             )
-        if len(mean) != RGB or len(std) != RGB or min(std) <= 0:
-            raise ConfigError(f"mean={mean} and std={std} must have 3 numbers each, the deviations above 0.")
-        # Not persistent: the JSON config is the one place where the statistics are kept.
-        self.register_buffer("pixel_mean", torch.tensor(mean).view(1, RGB, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(std).view(1, RGB, 1, 1), persistent=False)
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
         self.size_px, self.fold = size_px, fold
+        self.register_buffer("mean", torch.zeros(1, RGB, 1, 1))
+        self.register_buffer("std", torch.ones(1, RGB, 1, 1))
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], *, size_px: int, fold: int) -> Self:
@@ -115,8 +110,19 @@ class PixelCodec(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_statistics(cls, mean: Sequence[float], std: Sequence[float], *, size_px: int, fold: int) -> Self:
-        """Return a codec with known mean and deviation of each colour in [-1, 1]."""
-        return cls(size_px, fold, tuple(mean), tuple(std))
+        """Return a codec with known mean and deviation of each of the 3 colours in [-1, 1].
+
+        Raises
+        ------
+        ConfigError
+            Not 3 numbers each, or a deviation that is not positive.
+        """
+        if len(mean) != RGB or len(std) != RGB or min(std) <= 0:
+            raise ConfigError(f"mean={mean} and std={std} must have 3 numbers each, the deviations above 0.")
+        codec = cls(size_px, fold)
+        codec.mean.copy_(torch.tensor(mean).view(1, RGB, 1, 1))
+        codec.std.copy_(torch.tensor(std).view(1, RGB, 1, 1))
+        return codec
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -138,11 +144,11 @@ class PixelCodec(ModelMixin, ConfigMixin):
                 f"The codec is for RGB images of {self.size_px} x {self.size_px} px and got a batch of shape "
                 f"{tuple(images.shape)}. Resize the images, or choose a preset of their size."
             )
-        return pixel_unshuffle((pixels - self.pixel_mean) / self.pixel_std, self.fold)
+        return pixel_unshuffle((pixels - self.mean) / self.std, self.fold)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images float32 [B, 3, H, W], about [-1, 1] and not clipped."""
-        return pixel_shuffle(latents.float(), self.fold) * self.pixel_std + self.pixel_mean
+        return pixel_shuffle(latents.float(), self.fold) * self.std + self.mean
 
 
 def to_float(images: Tensor) -> Tensor:

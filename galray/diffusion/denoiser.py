@@ -141,7 +141,7 @@ def build_denoiser(config: DenoiserConfig, codec: PixelCodec | None = None) -> D
     if (codec.size_px, codec.fold) != (config.size_px, config.fold):
         raise ConfigError(
             f"The codec is for {codec.size_px} px folded by {codec.fold}, the denoiser for "
-            f"{config.size_px} px folded by {config.fold}. Fit the codec with the denoiser's size_px and fold."
+            f"{config.size_px} px folded by {config.fold}. Fit the codec at the same size_px and fold."
         )
     return Denoiser(_build_unet(config, codec), VoteEncoder(config.token_dim), codec)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table, meta
@@ -57,7 +57,7 @@ def select(
         If the threshold or the count cannot be.
     """
     _check(threshold, count)
-    best = scores.filter(pc.greater_equal(scores["score"], pa.scalar(threshold, pa.float32())))
+    best = scores.filter(pa.array(scores["score"].to_numpy() >= np.float32(threshold)))
     best = best.sort_by([("score", "descending"), ("galaxy_id", "ascending")]).slice(0, count)
     columns = {
         **{name: best[name] for name in best.column_names},
@@ -91,13 +91,12 @@ def tables(table: pa.Table) -> dict[str, bytes]:
         for spreadsheets and pandas), ``ecsv`` (CSV whose header carries units and descriptions),
         ``fits`` and ``vot``. All open in astropy and TOPCAT; ids are int64 throughout.
     """
-    catalogue = as_astropy(table)
     return {
-        "parquet": _parquet(table, catalogue),
-        "csv": _text(catalogue, format="ascii.csv"),
-        "ecsv": _text(catalogue, format="ascii.ecsv", delimiter=","),
-        "fits": _fits(catalogue),
-        "vot": _votable(catalogue),
+        "parquet": _parquet(table),
+        "csv": _text(table, format="ascii.csv"),
+        "ecsv": _text(table, format="ascii.ecsv", delimiter=","),
+        "fits": _fits(table),
+        "vot": _votable(table),
     }
 
 
@@ -125,65 +124,82 @@ def _as(values, field: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 
 def _column(values: pa.ChunkedArray, field: pa.Field) -> Column:
-    info = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-    is_text = pa.types.is_string(field.type)
-    known = values.fill_null("" if is_text else 0)
-    data = np.array(known.to_pylist(), dtype=np.str_ if is_text else field.type.to_pandas_dtype())
-    about = {"unit": info.get("unit"), "description": info.get("description")}
-    if not values.null_count:
-        return Column(data, **about)
-    return MaskedColumn(data, mask=values.is_null().to_numpy(), **about)
+    known = values.fill_null("" if pa.types.is_string(field.type) else 0).to_pylist()
+    data = np.array(known, dtype=_dtype(field))
+    mask = values.is_null().to_numpy()
+    return _annotated(MaskedColumn(data, mask=mask) if mask.any() else Column(data), field)
 
 
-def _parquet(table: pa.Table, catalogue: Table) -> bytes:
+def _dtype(field: pa.Field) -> type:
+    if pa.types.is_string(field.type):
+        return np.str_
+    return np.bytes_ if pa.types.is_binary(field.type) else field.type.to_pandas_dtype()
+
+
+def _annotated(column: Any, field: pa.Field) -> Column:
+    column.unit, column.description = _note(field, "unit"), _note(field, "description")
+    return column
+
+
+def _note(field: pa.Field, key: str) -> str | None:
+    return (field.metadata or {}).get(key.encode(), b"").decode() or None
+
+
+def _parquet(table: pa.Table) -> bytes:
     """Write all columns, with the notes that astropy looks for beside Arrow's own."""
-    notes = {"table_meta_yaml": "\n".join(meta.get_yaml_from_table(catalogue))}
-    for field in table.schema:
-        if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
-            longest = pc.max(pc.binary_length(table[field.name])).as_py()
-            notes[f"table::len::{field.name}"] = str(max(longest or 0, 1))
+    notes = {**(table.schema.metadata or {}), **_astropy_layout(table), **_astropy_lengths(table)}
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}), buffer)
+    pq.write_table(table.replace_schema_metadata(notes), buffer)
     return buffer.getvalue()
 
 
-def _text(catalogue: Table, **how) -> bytes:
+def _astropy_layout(table: pa.Table) -> dict[str, str]:
+    """Return the columns' types, units and descriptions as astropy notes them in Parquet files."""
+    empty = {field.name: _annotated(Column(np.empty(0, _dtype(field))), field) for field in table.schema}
+    return {"table_meta_yaml": "\n".join(meta.get_yaml_from_table(Table(empty)))}
+
+
+def _astropy_lengths(table: pa.Table) -> dict[str, str]:
+    """Return the longest text of each column, without which astropy warns and guesses."""
+    columns = {
+        field.name: table[field.name] for field in table.schema if _dtype(field) in (np.str_, np.bytes_)
+    }
+    longest = {n: max(map(len, c.drop_null().to_pylist()), default=1) for n, c in columns.items()}
+    return {f"table::len::{name}": str(max(length, 1)) for name, length in longest.items()}
+
+
+def _text(table: pa.Table, **how: str) -> bytes:
     buffer = io.StringIO()
-    catalogue.write(buffer, **how)
+    as_astropy(table).write(buffer, **how)
     return buffer.getvalue().encode()
 
 
-def _fits(catalogue: Table) -> bytes:
-    ascii_only = catalogue.copy()
-    for name in catalogue.colnames:
-        if catalogue[name].dtype.kind == "U":
-            _to_ascii(ascii_only, name)
+def _votable(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    ascii_only.write(buffer, format="fits")
-    return _with_comments(buffer, catalogue)
+    as_astropy(table).write(buffer, format="votable")
+    return buffer.getvalue()
 
 
-def _to_ascii(catalogue: Table, name: str) -> None:
-    """Escape what FITS, which stores ASCII only, cannot hold."""
-    column = catalogue[name]
-    text = np.array([str(t).encode("ascii", "backslashreplace").decode() for t in column.tolist()], dtype="U")
-    catalogue[name] = MaskedColumn(text, mask=getattr(column, "mask", None), description=column.description)
-
-
-def _with_comments(buffer: io.BytesIO, catalogue: Table) -> bytes:
-    """Add the descriptions as TCOMMn, where TOPCAT looks; astropy keeps its own copy."""
-    described = io.BytesIO()
-    with fits.open(buffer) as hdus:
+def _fits(table: pa.Table) -> bytes:
+    """Write a binary table, with the descriptions as TCOMMn, where TOPCAT looks for them."""
+    catalogue = as_astropy(_in_ascii(table))
+    written, described = io.BytesIO(), io.BytesIO()
+    catalogue.write(written, format="fits")
+    written.seek(0)
+    with fits.open(written) as hdus:
+        header = next(hdu.header for hdu in hdus if isinstance(hdu, fits.BinTableHDU))
         for i, name in enumerate(catalogue.colnames, start=1):
-            if catalogue[name].description:
-                hdus[1].header[f"TCOMM{i}"] = catalogue[name].description
+            if note := _note(table.schema.field(name), "description"):
+                header[f"TCOMM{i}"] = note
         hdus.writeto(described)
     return described.getvalue()
 
 
-def _votable(catalogue: Table) -> bytes:
-    buffer = io.BytesIO()
-    catalogue.write(buffer, format="votable")
-    return buffer.getvalue()
-
-
+def _in_ascii(table: pa.Table) -> pa.Table:
+    """Escape what FITS, which stores ASCII only, cannot hold."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = table[field.name].to_pylist()
+            escaped = [t and t.encode("ascii", "backslashreplace").decode() for t in texts]
+            table = table.set_column(i, field, pa.array(escaped, pa.string()))
+    return table

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-import numpy as np
 import pyarrow as pa
 from astropy.coordinates import Angle
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,9 +21,7 @@ _PNG_SIGNATURE = b"\x89PNG"
 _ALADIN_FIELD_DEG = 0.03
 
 
-def page(
-    candidates: pa.Table, *, title: str, run_id: str, facts: Mapping[str, str] | None = None
-) -> str:
+def page(candidates: pa.Table, *, title: str, run_id: str, facts: Mapping[str, str] | None = None) -> str:
     """Render the page on which candidates are looked at and graded.
 
     Parameters
@@ -53,6 +50,7 @@ def page(
         run_id=run_id,
         facts=dict(facts or {}),
         cards=[_card(row) for row in candidates.to_pylist()],
+        highest=max(candidates["probability"].to_pylist(), default=1.0),
         flag_names=list(CUTOUT_FLAGS),
         style=style,
         style_hash=_hash(style),
@@ -92,7 +90,7 @@ def _data_uri(image: bytes) -> str:
 def _sexagesimal(ra_deg: float, dec_deg: float) -> str:
     ra = Angle(ra_deg, "deg").to_string("hourangle", sep=":", precision=2, pad=True)
     dec = Angle(dec_deg, "deg").to_string("deg", sep=":", precision=1, pad=True, alwayssign=True)
-    return f"{np.char.asarray(ra).item()} {np.char.asarray(dec).item()}"
+    return f"{ra} {dec}"
 
 
 def _links(row: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,462 @@
+"""How well rare galaxies are found: completeness, purity and what follows from them.
+
+Completeness is recall, TP / (TP + FN); purity is precision, TP / (TP + FP). Shares carry their counts
+and a 95% Wilson score interval; figures that are no share carry a bootstrap interval over galaxies.
+What has no denominator is NaN with the interval [0, 1], and never a warning.
+
+Truth is 1, 0, or -1 (unknown); galaxies of unknown truth are left out of every figure.
+A galaxy is selected where its score is at or above the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from astropy.stats import binom_conf_interval
+from scipy.special import expit, logit
+from sklearn.metrics import average_precision_score, confusion_matrix_at_thresholds
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
+from galray.core.errors import ConfigError, EmptyInputError, InputError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its counts and its Wilson score interval."""
+
+    count: int
+    total: int
+    value: float = field(init=False)
+    low: float = field(init=False)
+    high: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        interval = (0.0, 1.0)
+        if self.total:
+            interval = binom_conf_interval(self.count, self.total, CONFIDENCE, interval="wilson")
+        value = self.count / self.total if self.total else np.nan
+        for name, number in zip(("value", "low", "high"), (value, *interval), strict=True):
+            object.__setattr__(self, name, float(number))
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] ({self.count}/{self.total})"
+
+    def as_dict(self) -> dict[str, float]:
+        """Return value, bounds and counts."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def as_dict(self) -> dict[str, float]:
+        """Return value and bounds."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The four counts of a selection, and what follows from them."""
+
+    threshold: float
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def completeness(self) -> Rate:
+        """Share of the true ones that is selected."""
+        return Rate(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def purity(self) -> Rate:
+        """Share of the selected that is true."""
+        return Rate(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def false_positive_rate(self) -> Rate:
+        """Share of the others that is selected."""
+        return Rate(self.false_positives, self.false_positives + self.true_negatives)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of completeness and purity, 2 TP / (2 TP + FP + FN)."""
+        return _f1(self.true_positives, self.false_positives, self.false_negatives)
+
+    def purity_at(self, prevalence: float) -> float:
+        """Return the purity in a survey where `prevalence` of the galaxies are true."""
+        return purity_at_prevalence(self.completeness.value, self.false_positive_rate.value, prevalence)
+
+    def __str__(self) -> str:
+        return f"completeness {self.completeness}, purity {self.purity} at {self.threshold:.3g}"
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the counts and figures under flat names, for tracking."""
+        rates = {"completeness": self.completeness, "purity": self.purity}
+        return {**asdict(self), **_flat(rates), "f1": self.f1}
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """How well exclusive classes are told apart.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    confusion : ndarray of int64, shape (classes, classes)
+        Rows are the true class, columns the predicted one.
+    """
+
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+
+    @property
+    def accuracy(self) -> Rate:
+        """Share of all galaxies that is classed rightly."""
+        return Rate(int(self.confusion.trace()), int(self.confusion.sum()))
+
+    @property
+    def completeness(self) -> tuple[Rate, ...]:
+        """Of each class, the share that is recognised."""
+        return _rates(self.confusion.diagonal(), self.confusion.sum(axis=1))
+
+    @property
+    def purity(self) -> tuple[Rate, ...]:
+        """Of those put into each class, the share that belongs there."""
+        return _rates(self.confusion.diagonal(), self.confusion.sum(axis=0))
+
+    @property
+    def f1(self) -> np.ndarray:
+        """F1 of each class; NaN for a class that neither occurs nor is predicted."""
+        hits = self.confusion.diagonal()
+        missed, false = self.confusion.sum(axis=1) - hits, self.confusion.sum(axis=0) - hits
+        return np.array([_f1(*counts) for counts in zip(hits, false, missed, strict=True)])
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of `f1` over the classes that have one."""
+        known = self.f1[~np.isnan(self.f1)]
+        return float(known.mean()) if known.size else np.nan
+
+    def __str__(self) -> str:
+        width = max(map(len, self.classes))
+        rows = [
+            f"{name:<{width}}  completeness {completeness}, purity {purity}, F1 {f1:.2f}"
+            for name, completeness, purity, f1 in zip(
+                self.classes, self.completeness, self.purity, self.f1, strict=True
+            )
+        ]
+        return "\n".join([f"accuracy {self.accuracy}, macro F1 {self.macro_f1:.3f}", *rows])
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures under flat names, such as ``spiral_purity_low``, for tracking."""
+        figures = {"macro_f1": self.macro_f1, **_flat({"accuracy": self.accuracy})}
+        for name, completeness, purity, f1 in zip(
+            self.classes, self.completeness, self.purity, self.f1, strict=True
+        ):
+            rates = {f"{name}_completeness": completeness, f"{name}_purity": purity}
+            figures |= {**_flat(rates), f"{name}_f1": float(f1)}
+        return figures
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far stated probabilities are borne out, in bins of equal width.
+
+    Attributes
+    ----------
+    edges : ndarray of float64, shape (bins + 1,)
+    stated : ndarray of float64, shape (bins,)
+        Mean probability in each bin; NaN where it is empty.
+    observed : tuple of Rate
+        Share of true ones in each bin.
+    ece : float
+        Expected calibration error: mean of |observed - stated|, weighted by the bins' counts.
+    """
+
+    edges: np.ndarray
+    stated: np.ndarray
+    observed: tuple[Rate, ...]
+    ece: float
+
+    def __str__(self) -> str:
+        return (
+            f"expected calibration error {self.ece:.3f} over {sum(r.total for r in self.observed)} galaxies"
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the calibration error, for tracking."""
+        return {"ece": self.ece}
+
+
+def completeness_purity(truth: np.ndarray, score: np.ndarray, threshold: float) -> Detection:
+    """Count what a threshold finds, misses and mistakes.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n,)
+        1, 0, or -1 (unknown, left out).
+    score : ndarray of float, shape (n,)
+        Higher is likelier.
+    threshold : float
+        Selected is score >= threshold.
+    """
+    is_true, score = _known(truth, score)
+    selected = score >= threshold
+    return Detection(
+        threshold=float(threshold),
+        true_positives=int((selected & is_true).sum()),
+        false_positives=int((selected & ~is_true).sum()),
+        false_negatives=int((~selected & is_true).sum()),
+        true_negatives=int((~selected & ~is_true).sum()),
+    )
+
+
+def threshold_for(
+    truth: np.ndarray,
+    score: np.ndarray,
+    *,
+    purity: float | None = None,
+    completeness: float | None = None,
+    count: int | None = None,
+    best_f1: bool = False,
+) -> float:
+    """Return the threshold that serves one aim; give exactly one.
+
+    Parameters
+    ----------
+    truth, score : ndarray, shape (n,)
+        As in `completeness_purity`.
+    purity : float
+        The most complete selection at least this pure; infinity (select none) where none is.
+    completeness : float
+        The purest-ordered, i.e. highest, threshold that is at least this complete.
+    count : int
+        The largest selection of at most so many galaxies; ties are never split.
+    best_f1 : bool
+        The highest F1.
+
+    Raises
+    ------
+    ConfigError
+        If not exactly one aim is given, or it cannot be met by any data.
+    EmptyInputError
+        If there is no positive, so that completeness and F1 mean nothing.
+    """
+    aims = [purity is not None, completeness is not None, count is not None, best_f1]
+    if sum(aims) != 1:
+        raise ConfigError(
+            f"{sum(aims)} aims are given; give one of purity=, completeness=, count= or best_f1=True"
+        )
+    if not all(0 < share <= 1 for share in (purity, completeness) if share is not None):
+        raise ConfigError("purity and completeness are shares in (0, 1]")
+    true, false, thresholds = completeness_purity_curve(truth, score)
+    positives = true[-1]
+    if positives == 0 and (completeness is not None or best_f1):
+        raise EmptyInputError(
+            "no galaxy is a true one, so no threshold has a completeness; give purity= or count="
+        )
+    selected = true + false
+    if best_f1:
+        return float(thresholds[np.argmax(2 * true / (selected + positives))])
+    if completeness is not None:
+        return float(thresholds[np.argmax(true >= completeness * positives)])
+    serves = selected <= count if count is not None else true >= (purity or 0) * selected
+    return float(thresholds[np.flatnonzero(serves)[-1]])
+
+
+def completeness_purity_curve(
+    truth: np.ndarray, score: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the true positives, false positives and threshold of every possible selection.
+
+    The first selects none (threshold infinity), the last all; each ndarray has shape
+    (distinct scores + 1,).
+    """
+    is_true, score = _known(truth, score)
+    if not len(score):
+        return np.zeros(1), np.zeros(1), np.array([np.inf])
+    _, false, _, true, thresholds = confusion_matrix_at_thresholds(is_true, score, pos_label=True)
+    first = np.zeros(1)
+    return (
+        np.concatenate([first, true]),
+        np.concatenate([first, false]),
+        np.concatenate([[np.inf], thresholds]),
+    )
+
+
+def completeness_at_purity(truth: np.ndarray, score: np.ndarray, purity: float) -> Detection:
+    """Return the most complete selection that is at least so pure."""
+    return completeness_purity(truth, score, threshold_for(truth, score, purity=purity))
+
+
+def purity_at_completeness(truth: np.ndarray, score: np.ndarray, completeness: float) -> Detection:
+    """Return the highest-scored selection that is at least so complete."""
+    return completeness_purity(truth, score, threshold_for(truth, score, completeness=completeness))
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    """Return the area under the completeness-purity curve (AUPRC); NaN without a positive."""
+    is_true, score = _known(truth, score)
+    return float(average_precision_score(is_true, score)) if is_true.any() else np.nan
+
+
+def classification(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> ClassReport:
+    """Compare predicted with true classes.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n,)
+        Class index, or -1 (unknown, left out).
+    predicted : ndarray, shape (n,) of int or (n, classes) of float
+        Class index, or the classes' probabilities, of which the highest counts.
+    classes : sequence of str
+        Names, in the order of the indices.
+    """
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if predicted.ndim == 2:
+        predicted = predicted.argmax(axis=1)
+    if truth.shape != predicted.shape:
+        raise InputError(
+            f"{len(truth)} true and {len(predicted)} predicted classes; give one each per galaxy"
+        )
+    known = truth >= 0
+    labels = np.arange(len(classes))
+    if not known.any():
+        return ClassReport(tuple(classes), np.zeros((len(classes), len(classes)), dtype=np.int64))
+    return ClassReport(
+        tuple(classes), sklearn_confusion_matrix(truth[known], predicted[known], labels=labels)
+    )
+
+
+def bootstrapped(
+    statistic: Callable[..., float], *arrays: np.ndarray, seed: int, n_resamples: int = 1000
+) -> Estimate:
+    """Return a figure with its percentile bootstrap interval over galaxies.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes `arrays`, returns a float; resamples where it is NaN are passed over.
+    *arrays : ndarray, shape (n, ...)
+        A row a galaxy, resampled together, e.g. truth and score.
+    seed : int
+    n_resamples : int
+    """
+    value = statistic(*arrays)
+    n = len(arrays[0])
+    if np.isnan(value):
+        return Estimate(value, 0.0, 1.0)
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(n, size=n) for _ in range(n_resamples))
+    resampled = [statistic(*(array[rows] for array in arrays)) for rows in draws]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> Reliability:
+    """Compare stated probabilities with the shares observed (Guo et al. 2017, equation 3).
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n,)
+        1, 0, or -1 (unknown, left out).
+    probability : ndarray of float, shape (n,)
+        In [0, 1].
+    bins : int
+    """
+    is_true, probability = _known(truth, probability)
+    _refuse_outside_unit(probability, "probability")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    hits = np.bincount(index, weights=is_true, minlength=bins)
+    total = np.bincount(index, weights=probability, minlength=bins)
+    stated = np.divide(total, count, out=np.full(bins, np.nan), where=count > 0)
+    ece = float(np.abs(hits - total).sum() / len(is_true)) if len(is_true) else np.nan
+    return Reliability(edges, stated, _rates(hits, count), ece)
+
+
+def shift_prior(probability: np.ndarray, train_prevalence: float, survey_prevalence: float) -> np.ndarray:
+    """Move probabilities from one share of positives to another (Saerens et al. 2002, equation 4).
+
+    ``logit p' = logit p - logit train_prevalence + logit survey_prevalence``
+
+    Parameters
+    ----------
+    probability : ndarray of float
+        In [0, 1], for the prevalence assumed in training (`network.Balance.assumed_prevalence`).
+    train_prevalence, survey_prevalence : float
+        Shares of positives, in (0, 1).
+    """
+    probability = np.asarray(probability, dtype=np.float64)
+    _refuse_outside_unit(probability, "probability")
+    for prevalence in (train_prevalence, survey_prevalence):
+        _refuse_certain(prevalence)
+    return expit(logit(probability) + logit(survey_prevalence) - logit(train_prevalence))
+
+
+def purity_at_prevalence(completeness: float, false_positive_rate: float, prevalence: float) -> float:
+    """Return the purity in a survey where `prevalence` of the galaxies are true.
+
+    ``c p / (c p + f (1 - p))`` with completeness c, false positive rate f and prevalence p: both rates
+    are properties of the classifier, purity is one of the survey too.
+    """
+    _refuse_certain(prevalence)
+    found, mistaken = completeness * prevalence, false_positive_rate * (1 - prevalence)
+    return found / (found + mistaken) if found + mistaken > 0 else np.nan
+
+
+def _known(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return truth as bool, and score, of the galaxies whose truth is known."""
+    truth, score = np.asarray(truth), np.asarray(score, dtype=np.float64)
+    if truth.shape != score.shape or truth.ndim != 1:
+        raise InputError(f"truth {truth.shape} and score {score.shape} must be two lists of the same length")
+    if not np.isin(truth, (-1, 0, 1)).all():
+        raise InputError(f"truth holds {np.setdiff1d(truth, (-1, 0, 1))[:3]}; it is 1, 0, or -1 for unknown")
+    known = truth >= 0
+    if not np.isfinite(score[known]).all():
+        row = int(np.flatnonzero(known & ~np.isfinite(score))[0])
+        raise InputError(f"the score of galaxy {row} is {score[row]}; score every galaxy before measuring")
+    return truth[known] == 1, score[known]
+
+
+def _refuse_outside_unit(values: np.ndarray, name: str) -> None:
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError(f"{name} must lie in [0, 1]; give probabilities, not logits")
+
+
+def _refuse_certain(prevalence: float) -> None:
+    if not 0 < prevalence < 1:
+        raise ConfigError(f"prevalence {prevalence} must lie between 0 and 1, both excluded, such as 0.001")
+
+
+def _f1(hits: float, false: float, missed: float) -> float:
+    total = 2 * hits + false + missed
+    return float(2 * hits / total) if total else np.nan
+
+
+def _rates(counts: np.ndarray, totals: np.ndarray) -> tuple[Rate, ...]:
+    return tuple(Rate(int(count), int(total)) for count, total in zip(counts, totals, strict=True))
+
+
+def _flat(rates: dict[str, Rate]) -> dict[str, float]:
+    """Name each rate's value and bounds: ``purity``, ``purity_low``, ``purity_high``."""
+    flat = {}
+    for name, rate in rates.items():
+        flat |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return flat

@@ -1,0 +1,466 @@
+"""Train the classifier on real galaxies, with or without synthetic ones, on Ray Train."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import ray.train
+import torch
+from matplotlib.figure import Figure
+from ray.data import DataIterator, Dataset
+from ray.train import Checkpoint, DataConfig, Result, UserCallback
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import Tensor
+
+from galray.classifier import metrics, network
+from galray.classifier.examples import LABEL_COLUMNS, PrepareGalaxies
+from galray.classifier.network import Balance, Classifier, ClassifierConfig
+from galray.classifier.targets import find_target
+from galray.core.cluster import Progress, Scaling, say, train_run
+from galray.core.config import JobConfig, Preset, require
+from galray.core.errors import EmptyInputError, LineageError
+from galray.core.manifest import Manifest, ancestry, publish, standing
+from galray.core.storage import Location
+from galray.core.tracking import ReportToRun, Run, track
+from galray.data.batches import decoded_once, read_galaxies
+
+CHECKPOINTS = "checkpoints"
+DECISION_FILE = "decision.json"
+PREDICTIONS_FILE = "predictions.parquet"
+MODEL = "model"
+JUDGED_SPLITS = ("validation", "test")
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(JobConfig):
+    """How to train a classifier, and on what."""
+
+    galaxies: str = "{root}/galaxies"
+    """Real galaxies: their splits train, choose the threshold, and judge."""
+    synthetic: str = ""
+    """Synthetic galaxies to learn from as well; empty for real ones only."""
+    augmentation_ratio: float = 0.1
+    """Synthetic galaxies for each real one, in every batch."""
+    output: str = "{root}/classifier"
+    target: str = "dust_lane_early_type"
+    """What to find: a built-in target, or name=expression over GZ2 answers."""
+    backbone: str = "resnet-small"
+    size_px: int = 64
+    epochs: int = 30
+    batch_size: int = 64
+    """Real galaxies in a step, over all workers."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    max_pos_weight: float = 20.0
+    """Most that one galaxy of the target weighs against one that is not."""
+    bfloat16: bool = True
+    seed: int = 0
+    scaling: Scaling = field(default_factory=Scaling)
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"--epochs is {self.epochs}; give at least 1.")
+        require(
+            self.augmentation_ratio >= 0,
+            f"--augmentation-ratio is {self.augmentation_ratio}; give 0 or more.",
+        )
+        require(
+            self.batch_size % self.scaling.workers == 0,
+            f"--batch-size {self.batch_size} is no multiple of --scaling.workers {self.scaling.workers}.",
+        )
+        self.network()
+
+    def network(self) -> ClassifierConfig:
+        """Return the network's configuration; refuses an unknown backbone or target."""
+        return ClassifierConfig(self.backbone, self.size_px, targets=(find_target(self.target),))
+
+    @property
+    def synthetic_per_worker(self) -> int:
+        """Synthetic galaxies that one worker adds to each batch."""
+        if not self.synthetic:
+            return 0
+        return round(self.batch_size * self.augmentation_ratio / self.scaling.workers)
+
+
+def classify(config: ClassifyConfig) -> Manifest:
+    """Train the classifier that finds a rare target, and judge it on real galaxies it never saw.
+
+    Raises
+    ------
+    LineageError
+        A model behind the synthetic galaxies has seen galaxies that judge this one.
+    InputError
+        Galaxies that are not published, or too few of them.
+    """
+    output = config.location(config.output)
+    done = standing(output, "classifier", config.resume)
+    if done:
+        say(f"classify: {output.uri} stands")
+        return done
+    parents = check_lineage(config)
+    with (
+        track("classify", config) as run,
+        publish(output, "classifier", config.resolved(), parents) as publication,
+    ):
+        result = fit(config, output, [ReportToRun(run)])
+        assert result.checkpoint is not None  # the last epoch always reports one
+        with result.checkpoint.as_directory() as folder:
+            predictions = pq.read_table(Path(folder, PREDICTIONS_FILE))
+            decision, report = judge(predictions, network.load(Path(folder, MODEL)).config)
+            publication.add_folder(Path(folder, MODEL))
+            publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
+        publication.write(DECISION_FILE, json.dumps(decision, indent=1))
+        publication.write("metrics.json", json.dumps(report, indent=1))
+        publication.lineage = {"trained_on": parents, "splits": ["train"]}
+        _log_judgement(run, report, predictions)
+    (output / CHECKPOINTS).delete()
+    for split in JUDGED_SPLITS:
+        say(f"classify: on {split} galaxies {report[split]['text']}")
+    return Manifest.read(output)
+
+
+def check_lineage(config: ClassifyConfig) -> dict[str, str]:
+    """Return the parents' fingerprints, having made sure that nothing that judges was learnt from.
+
+    Splits follow from galaxy ids alone, so it is enough that every model in the ancestry of the
+    synthetic galaxies was trained on training splits.
+    """
+    galaxies = config.location(config.galaxies)
+    parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
+    if not config.synthetic:
+        return parents
+    synthetic = config.location(config.synthetic)
+    for uri, manifest in ancestry(synthetic).items():
+        seen = set(manifest.lineage.get("splits", ())) & set(JUDGED_SPLITS)
+        if seen:
+            raise LineageError(
+                f"{uri} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, which judge this "
+                "classifier. Train it on the training split only, and synthesize again."
+            )
+    return parents | {synthetic.uri: Manifest.read(synthetic, "synthetic").fingerprint}
+
+
+def fit(config: ClassifyConfig, storage: Location, callbacks: list[UserCallback]) -> Result:
+    """Run the training on Ray Train; the last checkpoint holds the model and its predictions."""
+    network_config = config.network()
+    weights = measure_balance(config, network_config)
+    network_config = replace(network_config, prevalence=weights.assumed_prevalence)
+    prepare = _preparation(network_config)
+    datasets: dict[str, Any] = {
+        split: _prepared(config.location(config.galaxies), "galaxies", split, prepare)
+        for split in ("train", *JUDGED_SPLITS)
+    }
+    if config.synthetic_per_worker:
+        datasets["synthetic"] = _prepared(config.location(config.synthetic), "synthetic", None, prepare)
+    trainer = TorchTrainer(
+        fit_loop,
+        train_loop_config={"config": config, "network": network_config, "balance": weights},
+        datasets=datasets,
+        dataset_config=DataConfig(datasets_to_split=["train", "synthetic"]),
+        scaling_config=config.scaling.ray(),
+        run_config=train_run(CHECKPOINTS, storage, config.scaling, callbacks),
+    )
+    return trainer.fit()
+
+
+def _prepared(location: Location, kind: str, split: str | None, prepare: PrepareGalaxies) -> Dataset:
+    galaxies = read_galaxies(location, split, (*LABEL_COLUMNS, "image"), kind)
+    return decoded_once(galaxies.map_batches(prepare, batch_format="pyarrow", batch_size=256))
+
+
+def _preparation(config: ClassifierConfig) -> PrepareGalaxies:
+    return PrepareGalaxies(config.size_px, config.classes, config.targets)
+
+
+def measure_balance(config: ClassifyConfig, network_config: ClassifierConfig) -> Balance:
+    """Weigh the target's galaxies against the others, as they will come in the mixed batches.
+
+    Raises
+    ------
+    EmptyInputError
+        No training galaxy is known to be of the target, or none is known not to be.
+    """
+    real = _labels(read_galaxies(config.location(config.galaxies), "train", LABEL_COLUMNS), network_config)
+    parts = [real]
+    if config.synthetic_per_worker:
+        synthetic = read_galaxies(config.location(config.synthetic), None, LABEL_COLUMNS, "synthetic")
+        painted = _labels(synthetic, network_config)
+        added = round(len(real["targets"]) * config.augmentation_ratio)
+        rows = np.resize(np.arange(len(painted["targets"])), added)
+        parts.append({name: values[rows] for name, values in painted.items()})
+    mixed = {name: np.concatenate([part[name] for part in parts]) for name in real}
+    positives, negatives = ((mixed["targets"] == value).sum() for value in (1, 0))
+    if not positives or not negatives:
+        raise EmptyInputError(
+            f"{config.galaxies}: of {len(real['targets'])} training galaxies {positives} are known to be "
+            f"{network_config.target_names[0]} and {negatives} are known not to be. Both are needed: ingest "
+            "galaxies with votes, choose another --target, or add --synthetic galaxies."
+        )
+    return network.balance(
+        mixed["morphology"],
+        mixed["targets"],
+        len(network_config.classes),
+        max_pos_weight=config.max_pos_weight,
+    )
+
+
+def _labels(galaxies: Dataset, network_config: ClassifierConfig) -> dict[str, np.ndarray]:
+    found = galaxies.map_batches(
+        PrepareGalaxies(network_config).labels, batch_format="pyarrow", batch_size=4096
+    )
+    batches = list(found.iter_batches(batch_size=None, batch_format="numpy"))
+    if not batches:
+        raise EmptyInputError("There is no training galaxy. Ingest more galaxies.")
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in ("morphology", "targets")}
+
+
+def fit_loop(settings: dict[str, Any]) -> None:
+    """Train on one worker of a Ray Train run."""
+    config: ClassifyConfig = settings["config"]
+    torch.set_num_threads(config.scaling.threads)
+    torch.manual_seed(config.seed)
+    model = Classifier(settings["network"])
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    first_epoch = _restore(model, optimizer, ray.train.get_checkpoint())
+    wrapped = prepare_model(model)
+    is_first = ray.train.get_context().get_world_rank() == 0
+    progress = Progress("classify", config.epochs, "epochs") if is_first else None
+    for epoch in range(first_epoch, config.epochs):
+        loss = _train_epoch(config, wrapped, optimizer, settings["balance"], epoch)
+        last = epoch + 1 == config.epochs
+        report = {"step": epoch + 1, "loss": loss}
+        if not is_first:
+            ray.train.report(report)
+            continue
+        predictions = predict_splits(model, config.bfloat16, JUDGED_SPLITS if last else ("validation",))
+        report |= validation_metrics(predictions)
+        _report(report, model, optimizer, predictions)
+        if progress:
+            progress.advance(1, f"loss {loss:.3f}, average precision {report['average_precision']:.3f}")
+
+
+def _train_epoch(
+    config: ClassifyConfig,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balance: Balance,
+    epoch: int,
+) -> float:
+    """Train on every real galaxy once; returns the mean loss."""
+    device, losses = get_device(), []
+    model.train()
+    _set_learning_rate(optimizer, config, epoch)
+    for step, batch in enumerate(mixed_batches(config, epoch)):
+        seed = (config.seed * 1009 + epoch) * 1_000_003 + step
+        images = network.augment(batch["image"], torch.Generator().manual_seed(seed)).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            outputs = model(images)
+        loss = network.loss(outputs, batch["morphology"].to(device), batch["targets"].to(device), balance)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    if not losses:
+        raise EmptyInputError(
+            f"{config.galaxies} has fewer training galaxies than a batch. Lower --batch-size."
+        )
+    return float(torch.stack(losses).mean())
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: ClassifyConfig, epoch: int) -> None:
+    """A cosine over the epochs, down to a hundredth."""
+    share = 0.505 + 0.495 * math.cos(math.pi * epoch / config.epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * share
+
+
+def mixed_batches(config: ClassifyConfig, epoch: int) -> Iterator[dict[str, Tensor]]:
+    """Yield batches of real galaxies, each with its share of synthetic ones."""
+    real = _shuffled(_shard("train"), config.batch_size // config.scaling.workers, config.seed + epoch)
+    if not config.synthetic_per_worker:
+        yield from real
+        return
+    painted = _endless(_shard("synthetic"), config.synthetic_per_worker, config.seed + epoch)
+    for batch, extra in zip(real, painted, strict=False):
+        yield {name: torch.cat([batch[name], extra[name]]) for name in batch}
+
+
+def _shard(name: str) -> DataIterator:
+    shard = ray.train.get_dataset_shard(name)
+    assert shard is not None  # the trainer is given it
+    return shard
+
+
+def _shuffled(shard: DataIterator, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    return iter(
+        shard.iter_torch_batches(
+            batch_size=batch_size,
+            drop_last=True,
+            local_shuffle_buffer_size=32 * batch_size,
+            local_shuffle_seed=seed,
+        )
+    )
+
+
+def _endless(shard: DataIterator, batch_size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    for epoch in count(seed):
+        yield from _shuffled(shard, batch_size, epoch)
+
+
+def predict_splits(model: Classifier, bfloat16: bool, splits: tuple[str, ...]) -> pa.Table:
+    """Score the real galaxies that judge: one row each, with what is true of them."""
+    tables = [
+        _predict_batch(model, bfloat16, split, batch)
+        for split in splits
+        for batch in _shard(split).iter_torch_batches(batch_size=_EVALUATION_BATCH)
+    ]
+    model.train()
+    return pa.concat_tables(tables)
+
+
+def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: dict[str, Tensor]) -> pa.Table:
+    probabilities = network.predict(model, batch["image"].cpu(), bfloat16=bfloat16)
+    return pa.table(
+        {
+            "galaxy_id": batch["galaxy_id"].cpu().numpy(),
+            "split": [split] * len(batch["galaxy_id"]),
+            "truth": batch["targets"][:, 0].cpu().numpy(),
+            "score": probabilities.targets[:, 0],
+            "morphology": batch["morphology"].cpu().numpy(),
+            "morphology_predicted": probabilities.morphology.argmax(axis=1),
+        }
+    )
+
+
+def validation_metrics(predictions: pa.Table) -> dict[str, float]:
+    """Return what is followed from epoch to epoch, on validation galaxies."""
+    chosen = of_split(predictions, "validation")
+    truth, score = chosen["truth"].to_numpy(), chosen["score"].to_numpy()
+    detection = metrics.completeness_purity(truth, score, choose_threshold(truth, score))
+    return {
+        "average_precision": metrics.average_precision(truth, score),
+        "completeness": detection.completeness.value,
+        "purity": detection.purity.value,
+        "f1": detection.f1,
+    }
+
+
+def of_split(predictions: pa.Table, split: str) -> pa.Table:
+    """Return the rows of one split."""
+    return predictions.filter(pads.field("split") == split)
+
+
+def choose_threshold(truth: np.ndarray, score: np.ndarray) -> float:
+    """Return the threshold of the best F1; one half where no galaxy of the target can tell."""
+    return metrics.threshold_for(truth, score, best_f1=True) if (truth == 1).any() else 0.5
+
+
+def _restore(model: Classifier, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> int:
+    """Load a checkpoint, if there is one; returns the epoch to go on with."""
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        model.load_state_dict(network.load(Path(folder, MODEL)).state_dict())
+        state = torch.load(Path(folder, "optimizer.pt"), weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epochs"]
+
+
+def _report(
+    report: dict[str, float], model: Classifier, optimizer: torch.optim.Optimizer, predictions: pa.Table
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        network.save(model, Path(folder, MODEL))
+        torch.save(
+            {"optimizer": optimizer.state_dict(), "epochs": report["step"]}, Path(folder, "optimizer.pt")
+        )
+        pq.write_table(predictions, Path(folder, PREDICTIONS_FILE))
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+
+def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Choose the threshold on validation galaxies and judge it, on test galaxies too.
+
+    Returns
+    -------
+    decision : dict
+        ``target``, ``threshold``, and ``train_prevalence``, the share of positives that the
+        scores assume.
+    report : dict
+        By split: counts, completeness, purity, F1 and average precision with 95% intervals.
+    """
+    validation = of_split(predictions, "validation")
+    threshold = choose_threshold(validation["truth"].to_numpy(), validation["score"].to_numpy())
+    decision = {
+        "target": config.target_names[0],
+        "threshold": threshold,
+        "train_prevalence": config.prevalence[0],
+    }
+    return decision, {
+        split: _judge_split(of_split(predictions, split), threshold, config) for split in JUDGED_SPLITS
+    }
+
+
+def _judge_split(rows: pa.Table, threshold: float, config: ClassifierConfig) -> dict[str, Any]:
+    truth, score = rows["truth"].to_numpy(), rows["score"].to_numpy()
+    detection = metrics.completeness_purity(truth, score, threshold)
+    precision = metrics.bootstrapped(metrics.average_precision, truth, score, seed=0)
+    classes = metrics.classification(
+        rows["morphology"].to_numpy(), rows["morphology_predicted"].to_numpy(), config.class_names
+    )
+    return {
+        "text": f"{detection}; average precision {precision}",
+        "galaxies": len(rows),
+        **detection.as_dict(),
+        "average_precision": precision.as_dict(),
+        "morphology": classes.as_dict(),
+    }
+
+
+def _log_judgement(run: Run, report: dict[str, Any], predictions: pa.Table) -> None:
+    for split in JUDGED_SPLITS:
+        numbers = {name: value for name, value in report[split].items() if isinstance(value, int | float)}
+        run.metrics({f"{split}.{name}": value for name, value in numbers.items()})
+    run.figure(curve_figure({split: of_split(predictions, split) for split in JUDGED_SPLITS}), "curves.png")
+
+
+def curve_figure(predictions: dict[str, pa.Table]) -> Figure:
+    """Draw purity against completeness, a line for each set of predictions."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    ax = figure.subplots()
+    for name, rows in predictions.items():
+        true, false, _ = metrics.completeness_purity_curve(rows["truth"].to_numpy(), rows["score"].to_numpy())
+        positives = int(true[-1])
+        if positives:
+            selected = np.maximum(true + false, 1)
+            ax.plot(
+                true / positives, np.where(true + false, true / selected, 1), label=f"{name} ({positives})"
+            )
+    ax.set(xlabel="completeness", ylabel="purity", xlim=(0, 1), ylim=(0, 1.02))
+    if ax.has_data():
+        ax.legend(frameon=False)
+    return figure
+
+
+PRESETS = {
+    "laptop": Preset(
+        "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=8)
+    ),
+    "debug": Preset(
+        "seconds on a CPU, to see that everything runs",
+        ClassifyConfig(backbone="resnet-tiny", size_px=32, epochs=2, batch_size=32),
+    ),
+}

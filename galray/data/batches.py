@@ -1,0 +1,114 @@
+"""Galaxy shards -> batches of decoded images with their votes and labels, streamed by Ray Data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from ray.data import Dataset
+from ray.data.expressions import col
+
+from galray.core.errors import InputError
+from galray.core.schema import ANSWER_INDEX, N_ANSWERS, votes_of_label
+from galray.core.shards import read_shards
+from galray.core.storage import Location
+from galray.data.images import decode_rgb, resize
+
+ODD_VOLUNTEERS = 8  # fewer than these who find a galaxy odd may be mistaken (Willett et al. 2013)
+
+
+def read_galaxies(
+    location: Location, split: str | None, columns: Sequence[str], kind: str = "galaxies"
+) -> Dataset:
+    """Stream the galaxies of one split; None takes all."""
+    where = col("split") == split if split else None
+    return read_shards(location, kind, columns, where)
+
+
+def decoded_once(galaxies: Dataset) -> Dataset:
+    """Run a pipeline now and keep its blocks in the object store, which spills to disk.
+
+    Epochs then start without reading or decoding anything, and a training worker's own memory
+    does not grow with the number of galaxies.
+    """
+    galaxies.context.enable_progress_bars = False  # training shows its own progress
+    return galaxies.materialize()
+
+
+def votes_array(galaxies: pa.Table) -> np.ndarray:
+    """Return the votes column as float32, shape (n, 37)."""
+    votes = galaxies["votes"].combine_chunks()
+    return votes.flatten().to_numpy(zero_copy_only=False).reshape(-1, N_ANSWERS)
+
+
+def condition_votes(galaxies: pa.Table) -> np.ndarray:
+    """Return what is known of each galaxy's votes, from volunteers or else from its class label.
+
+    Parameters
+    ----------
+    galaxies : pyarrow.Table
+        With ``votes`` and ``label``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 37)
+        NaN where nothing is known: an unlabelled galaxy is all NaN.
+    """
+    votes = votes_array(galaxies).copy()
+    for row in np.flatnonzero(np.isnan(votes).all(axis=1)):
+        votes[row] = votes_of_label(galaxies["label"][int(row)].as_py())
+    return votes
+
+
+class DecodeGalaxies:
+    """Decode a batch of galaxies to images of one size, with their votes.
+
+    Called by Ray Data with Arrow tables of ``galaxy_id, votes, label, image``; returns
+    ``galaxy_id`` int64 [n], ``image`` uint8 [n, size, size, 3] and ``votes`` float32 [n, 37].
+    """
+
+    def __init__(self, size_px: int) -> None:
+        self._size_px = size_px
+
+    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
+        return {
+            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
+            "image": decode_images(galaxies, self._size_px),
+            "votes": condition_votes(galaxies),
+        }
+
+
+def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
+    """Decode the ``image`` column to uint8, shape (n, size_px, size_px, 3).
+
+    Raises
+    ------
+    InputError
+        Names the galaxy whose image cannot be decoded.
+    """
+    images = np.empty((len(galaxies), size_px, size_px, 3), dtype=np.uint8)
+    for i, data in enumerate(galaxies["image"]):
+        try:
+            images[i] = resize(decode_rgb(data.as_py()), size_px)
+        except InputError as error:
+            raise InputError(
+                f"galaxy {galaxies['galaxy_id'][i]}: {error}. Ingest again with --verify decode."
+            ) from error
+    return images
+
+
+class RepeatOdd:
+    """Show the galaxies that volunteers find odd several times an epoch.
+
+    They are a percent of all, and what the model is for.
+    """
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def __call__(self, galaxies: pa.Table) -> pa.Table:
+        odd_votes = votes_array(galaxies)[:, ANSWER_INDEX["odd"]]
+        volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
+        odd = np.nan_to_num(odd_votes * volunteers) >= ODD_VOLUNTEERS
+        return galaxies.take(np.repeat(np.arange(len(galaxies)), np.where(odd, self._times, 1)))

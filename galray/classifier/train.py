@@ -216,9 +216,8 @@ def measure_balance(config: ClassifyConfig, network_config: ClassifierConfig) ->
 
 
 def _labels(galaxies: Dataset, network_config: ClassifierConfig) -> dict[str, np.ndarray]:
-    found = galaxies.map_batches(
-        PrepareGalaxies(network_config).labels, batch_format="pyarrow", batch_size=4096
-    )
+    label = _preparation(network_config).labels
+    found = galaxies.map_batches(label, batch_format="pyarrow", batch_size=4096)
     batches = list(found.iter_batches(batch_size=None, batch_format="numpy"))
     if not batches:
         raise EmptyInputError("There is no training galaxy. Ingest more galaxies.")

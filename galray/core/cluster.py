@@ -14,10 +14,11 @@ from typing import Any
 import ray
 from ray.data import DataContext
 from ray.experimental import tqdm_ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 from galray import ENVIRONMENT
 from galray.core.config import require
+from galray.core.logs import quiet_driver
 from galray.core.storage import Location
 
 logger = logging.getLogger("galray")
@@ -67,7 +68,6 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
         failure_config=FailureConfig(max_failures=scaling.max_failures),
         checkpoint_config=CheckpointConfig(num_to_keep=2),
         callbacks=callbacks,
-        logging_config=LoggingConfig(log_level="WARNING"),
     )
 
 
@@ -75,11 +75,9 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
 def connect() -> Iterator[None]:
     """Join the cluster that ``RAY_ADDRESS`` or ``ray job submit`` names, or start one on this machine."""
     os.environ.setdefault("GALRAY_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
+    quiet_driver()
     ray.init(logging_level=logging.ERROR, **_where())
     DataContext.get_current().execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -88,10 +86,16 @@ def connect() -> Iterator[None]:
 
 def _where() -> dict[str, Any]:
     """Keys and passwords travel by the cluster's own environment or role, never through Ray's records."""
+    everywhere: dict[str, Any] = {"worker_process_setup_hook": "galray.core.logs.quiet_worker"}
     if os.environ.get("RAY_ADDRESS"):
-        shared = {name: os.environ[name] for name in (*ENVIRONMENT, "GALRAY_PROGRESS")}
-        return {"runtime_env": {"env_vars": shared}}
-    return {"address": "local", "object_store_memory": _LAPTOP_OBJECT_STORE_BYTES}
+        everywhere["env_vars"] = {name: os.environ[name] for name in (*ENVIRONMENT, "GALRAY_PROGRESS")}
+        return {"runtime_env": everywhere}
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody preempts a laptop
+    return {
+        "address": "local",
+        "object_store_memory": _LAPTOP_OBJECT_STORE_BYTES,
+        "runtime_env": everywhere,
+    }
 
 
 class Progress:

@@ -7,6 +7,7 @@ half-written is ever read as whole. While a folder is being written it holds ``u
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import tempfile
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 import galray
 from galray.core.errors import InputError, LineageError, PublishError
 from galray.core.schema import SCHEMA_VERSION, fingerprint
-from galray.core.storage import Location, open_location
+from galray.core.storage import Location, Writable, open_location
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -281,12 +282,46 @@ def local_folder(location: Location, kind: str) -> Iterator[Path]:
 
 
 def write_parquet(location: Location, path: str, table: pa.Table) -> FileRecord:
-    """Write a table as one Parquet file below `location` and return its record."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_ROW_GROUP)
-    data = buffer.getvalue().to_pybytes()
-    (location / path).write_bytes(data)
-    return FileRecord.of(path, data, table.num_rows)
+    """Write a table as one Parquet file below `location` and return its record.
+
+    Binary columns hold images, which are compressed already: no codec, dictionary or extremes.
+    """
+    plain = [_parquet_path(field) for field in table.schema if not pa.types.is_binary(field.type)]
+    options: dict[str, Any] = {
+        "compression": dict.fromkeys(plain, "zstd"),
+        "use_dictionary": plain,
+        "write_statistics": plain,
+    }
+    with (location / path).writing() as file:
+        sink = _Checksummed(file)
+        pq.write_table(table, sink, row_group_size=ROWS_PER_ROW_GROUP, **options)
+    return FileRecord(path, sink.bytes, sink.sha256.hexdigest(), table.num_rows)
+
+
+class _Checksummed(io.RawIOBase):
+    """A file to write, which counts and checksums what passes: a shard is never held as a whole."""
+
+    def __init__(self, file: Writable) -> None:
+        self._file = file
+        self.bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def write(self, data: Any) -> int:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+
+def _parquet_path(field: pa.Field) -> str:
+    nested = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+    return f"{field.name}.list.element" if nested else field.name
 
 
 @cache

@@ -38,7 +38,7 @@ class ShardSink(Datasink[list[FileRecord]]):
         Ray gathers about so many rows before a task writes them.
     """
 
-    def __init__(self, location: Location, schema: pa.Schema, rows_per_shard: int = 4096) -> None:
+    def __init__(self, location: Location, schema: pa.Schema, rows_per_shard: int = 2048) -> None:
         self._location = location
         self._schema = schema
         self._rows_per_shard = rows_per_shard
@@ -56,15 +56,15 @@ class ShardSink(Datasink[list[FileRecord]]):
         rows = pa.concat_tables(tables, promote_options="permissive")
         name = f"part-{ctx.task_idx:05d}.parquet"
         good = rows["reason"].is_null()
-        written = [
-            self._write(f"{SHARDS}/{name}", rows.filter(good), self._schema),
-            self._write(f"{REJECTS}/{name}", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
+        if rows["reason"].null_count == len(rows):  # the common case, without a copy of the images
+            return [self._write(f"{SHARDS}/{name}", rows, self._schema)]
+        parts = [
+            (f"{SHARDS}/{name}", rows.filter(good), self._schema),
+            (f"{REJECTS}/{name}", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
         ]
-        return [record for record in written if record is not None]
+        return [self._write(path, part, schema) for path, part, schema in parts if len(part)]
 
-    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> FileRecord | None:
-        if rows.num_rows == 0:
-            return None
+    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> FileRecord:
         return write_parquet(self._location, path, conform(rows, schema))
 
     def on_write_complete(self, write_result: WriteResult[list[FileRecord]]) -> None:

@@ -7,8 +7,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
 from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError, StorageUnreachable
@@ -16,6 +19,12 @@ from galray.core.errors import ConfigError, InputError, StorageDenied, StorageEr
 _S3_CONNECT_TIMEOUT_S = 5.0
 _S3_REQUEST_TIMEOUT_S = 60.0
 _S3_ATTEMPTS = 4
+
+
+class Writable(Protocol):
+    """A file that bytes are appended to."""
+
+    def write(self, data: bytes, /) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -63,19 +72,26 @@ class Location:
             return stream.read()
 
     def write_bytes(self, data: bytes) -> None:
-        """Write a whole file: readers see all of it or nothing.
+        """Write a whole file: readers see all of it or nothing."""
+        with self.writing() as file:
+            file.write(data)
 
-        An object store shows an object only once its upload is complete; a local file is written
-        under another name and renamed.
+    @contextmanager
+    def writing(self) -> Iterator[Writable]:
+        """Open a file that appears when the block ends, and not at all where the block fails.
+
+        A local file is written under another name and renamed. An object is gathered in memory and
+        sent at the end: an upload cut short would stand there as if it were whole.
         """
         with storage_errors(self.uri):
-            if not self.is_local:
-                _write_stream(self.filesystem, self.path, data)
-                return
-            self.filesystem.create_dir(os.path.dirname(self.path), recursive=True)
-            partial = f"{self.path}.{uuid.uuid4().hex}.partial"
-            _write_stream(self.filesystem, partial, data)
-            os.replace(partial, self.path)
+            if self.is_local:
+                with _renamed_at_the_end(self.path) as file:
+                    yield file
+            else:
+                buffer = pa.BufferOutputStream()
+                yield buffer
+                with self.filesystem.open_output_stream(self.path, compression=None) as stream:
+                    stream.write(buffer.getvalue())
 
     def children(self) -> list[fs.FileInfo]:
         """List the files and folders right below this folder; none where it is absent."""
@@ -98,9 +114,17 @@ class Location:
                 self.filesystem.delete_file(self.path)
 
 
-def _write_stream(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    with filesystem.open_output_stream(path, compression=None) as stream:
-        stream.write(data)
+@contextmanager
+def _renamed_at_the_end(path: str) -> Iterator[Writable]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
 
 
 def open_location(uri: str) -> Location:

@@ -37,9 +37,13 @@ class Plan:
         for name in ("classifications", "label", "item", "reason", "detail"):
             frame[name] = pd.Series([None] * len(frame), dtype=object)
         plan = cls(frame, np.full((len(frame), N_ANSWERS), np.nan, dtype=np.float32))
-        plan.reject(~trusted, "bad_id", "the id is " + frame["id_text"].astype(str))
-        usable = frame["galaxy_id"].where(trusted)
-        plan.reject(np.asarray(usable.duplicated()) & trusted, "duplicate_id", "an earlier row has this id")
+        texts = frame["id_text"].tolist()
+        plan.reject(~trusted, "bad_id", pd.Series([_fault_of_id(text) for text in texts], dtype=object))
+        # Among the trusted only, and as integers: beside missing values pandas would round them to floats.
+        repeated = np.zeros(len(frame), dtype=bool)
+        repeated[trusted] = frame.loc[trusted, "galaxy_id"].duplicated()
+        earlier = pd.Series([f"an earlier row has the id {text}" for text in texts], dtype=object)
+        plan.reject(repeated, "duplicate_id", earlier)
         return plan
 
     def reject(self, which: np.ndarray | pd.Series, reason: str, detail: str | pd.Series) -> None:
@@ -64,6 +68,14 @@ class Plan:
         return table.append_column("votes", votes)
 
 
+def _fault_of_id(text: str | None) -> str:
+    if text is None or pd.isna(text):
+        return "the id is empty"
+    rounded = "e" in text.lower() or "." in text
+    cause = "went through a floating-point column, which rounds it" if rounded else "is no 64-bit integer"
+    return f"the id {text!r} {cause}"
+
+
 _PLAN_SCHEMA = pa.schema(
     [("row", pa.int64()), ("id_text", pa.string()), ("galaxy_id", pa.int64()), ("ra", pa.float64())]
     + [("dec", pa.float64()), ("classifications", pa.int32())]
@@ -78,7 +90,8 @@ def plan_gz2(catalogue: Catalogue, mapping: Catalogue | None, source: ImageSourc
     ----------
     catalogue : Catalogue
         The vote table: ``dr7objid`` (or ``objid``), 37 ``*_<statistic>`` columns and
-        ``total_classifications``; ``ra``, ``dec`` where it has them.
+        ``total_classifications``; ``ra``, ``dec`` and ``gz2class`` (or ``gz2_class``), kept as the
+        label, where it has them.
     mapping : Catalogue or None
         ``objid``, ``asset_id``; None where the vote table has ``asset_id``.
     source : ImageSource
@@ -108,6 +121,9 @@ def _take_columns(frame: pd.DataFrame, catalogue: Catalogue) -> None:
     for name in ("ra", "dec"):
         if name in catalogue.table.column_names:
             frame[name] = as_floats(catalogue.table[name])[0]
+    for name in ("gz2class", "gz2_class"):
+        if name in catalogue.table.column_names:
+            frame["label"] = as_text(catalogue.table[name]).to_pylist()
     count, _ = as_floats(catalogue.table["total_classifications"])
     frame["classifications"] = pd.array(np.where(np.isfinite(count), count, -1).astype(np.int32)).astype(
         "Int32"
@@ -125,12 +141,16 @@ def _image_stems(plan: Plan, catalogue: Catalogue, mapping: Catalogue | None) ->
         return text
     objids, trusted = as_ids(mapping.table[mapping.first_of(["objid", "dr7objid"])])
     by_id = pd.Series(text.to_numpy()[trusted & known], index=objids[trusted & known])
-    return plan.frame["galaxy_id"].map(by_id[~by_id.index.duplicated()])
+    first = by_id[~by_id.index.duplicated()]
+    return pd.Series(plan.frame["galaxy_id"].map(first), dtype=object)
 
 
 def _match_images(plan: Plan, stems: pd.Series, source: ImageSource) -> pd.DataFrame:
-    """Give each row its image's name; return the images that no row names, as rejects."""
-    names = pd.Series(sorted(source.names()), dtype=object)
+    """Give each row its image's name; return the images that no row names, as rejects.
+
+    Where several files have the name, the first takes it; one that climbs out of its folder comes last.
+    """
+    names = pd.Series(sorted(source.names(), key=lambda name: (climbs_out(name), name)), dtype=object)
     by_stem = pd.Series(names.to_numpy(), index=[PurePosixPath(name).stem for name in names], dtype=object)
     first = by_stem[~by_stem.index.duplicated()]
     found = stems.map(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,8 +73,7 @@ class FolderSource:
     def _read_one(self, name: str) -> Bytes:
         try:
             if self.location.is_local:
-                with open(f"{self.location.path}/{name}", "rb") as file:
-                    return file.read(_LARGEST_IMAGE_BYTES)
+                return _read_local(f"{self.location.path}/{name}")
             return (self.location / name).read_bytes()
         except FileNotFoundError:
             return ImageRejected("missing_image", f"{self.location.uri}/{name} does not exist")
@@ -81,6 +81,14 @@ class FolderSource:
             return ImageRejected("missing_image", str(error))
         except OSError as error:
             return ImageRejected("unreadable_file", f"{self.location.uri}/{name}: {error}")
+
+
+def _read_local(path: str) -> Bytes:
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST_IMAGE_BYTES:
+            return ImageRejected("unreadable_file", f"{path} has {size} bytes: too large for an image")
+        return file.readall()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Ids are kept as they are written until `as_ids` judges them: SDSS ids have 18 di
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import zlib
@@ -25,10 +26,12 @@ from galray.core.schema import ANSWERS, N_ANSWERS, QUESTION_OF_ANSWER
 from galray.core.storage import Location
 
 NULL_CELLS = ["", "-999", "-999.0", "NA", "NaN", "nan", "null", "NULL", "None"]
-_EXACT_FLOAT_LIMIT = 2**53
+_MISSING = -999
 _FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
 _VOTABLE_SUFFIXES = (".vot", ".xml", ".votable")
-_WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,19}\s*")
+_GZIP_SIGNATURE = b"\x1f\x8b"
+_WHOLE_NUMBER = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*")
+_EXACT_FLOAT64_LIMIT = 2**53
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ def read_catalogue(location: Location) -> Catalogue:
             raise InputError(
                 f"{location.uri}: give a table that ends in .csv, .csv.gz, .parquet, .fits or .vot."
             )
-    except (pa.ArrowInvalid, OSError, ValueError, IndexError, zlib.error) as error:
-        raise InputError(f"{location.uri} is damaged or not what its name says: {error}") from error
+    except (pa.ArrowException, OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise InputError(
+            f"{location.uri} is damaged or not what its name says: {error}. Fetch it again, or rename it."
+        ) from error
     return Catalogue(location.uri, _lower(table), np.arange(1, len(table) + 1))
 
 
@@ -99,9 +104,7 @@ def _lower(table: pa.Table) -> pa.Table:
 
 
 def _read_csv(location: Location) -> tuple[pa.Table, np.ndarray, tuple[tuple[int, str], ...]]:
-    data = location.read_bytes()
-    if location.name.lower().endswith(".gz"):
-        data = zlib.decompress(data, wbits=zlib.MAX_WBITS | 32)
+    data = _plain(location.read_bytes())
     malformed: list[tuple[int, str]] = []
 
     def set_aside(row: csv.InvalidRow) -> str:
@@ -132,7 +135,7 @@ def _read_astropy(location: Location, form: str) -> pa.Table:
 
 
 def _plain(data: bytes) -> bytes:
-    return zlib.decompress(data, wbits=zlib.MAX_WBITS | 32) if data[:2] == b"\x1f\x8b" else data
+    return gzip.decompress(data) if data.startswith(_GZIP_SIGNATURE) else data
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -155,23 +158,34 @@ def as_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     ids : ndarray of int64, shape (n,)
         Zero where an id cannot be trusted.
     trusted : ndarray of bool, shape (n,)
-        False for what is empty, not a whole number, or lost digits as a float.
+        False for what is empty, the missing-value mark -999, not a whole number, beyond 64 bits, or
+        so large that the column's floating-point type rounds it.
     """
     if pa.types.is_integer(column.type):
-        ids = pc.fill_null(column, 0).to_numpy().astype(np.int64)
-        return ids, column.is_valid().to_numpy()
-    if pa.types.is_floating(column.type):
+        values = pc.fill_null(column, _MISSING).to_numpy()
+        trusted = (values != _MISSING) & (values <= np.iinfo(np.int64).max)
+    elif pa.types.is_floating(column.type):
         values = column.to_numpy()
-        trusted = np.isfinite(values) & (np.abs(values) < _EXACT_FLOAT_LIMIT) & (np.trunc(values) == values)
-        return np.where(trusted, values, 0).astype(np.int64), trusted
-    return _ids_of_text(as_text(column).to_pylist())
+        exact_limit = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+        trusted = (np.abs(values) < exact_limit) & (np.trunc(values) == values) & (values != _MISSING)
+    else:
+        return _ids_of_text(as_text(column).to_pylist())
+    return np.where(trusted, values, 0).astype(np.int64), trusted
 
 
 def _ids_of_text(texts: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
-    numbers = [int(text) if text and _WHOLE_NUMBER.fullmatch(text) else None for text in texts]
-    fits = [number is not None and -(2**63) <= number < 2**63 for number in numbers]
-    ids = np.array([number if ok else 0 for number, ok in zip(numbers, fits, strict=True)], dtype=np.int64)
-    return ids, np.array(fits, dtype=bool)
+    numbers = [_whole_number(text) for text in texts]
+    ids = np.array([number or 0 for number in numbers], dtype=np.int64)
+    return ids, np.array([number is not None for number in numbers], dtype=bool)
+
+
+def _whole_number(text: str | None) -> int | None:
+    """Return an id written as text; one written as 123.0 came through a float64, which must hold it."""
+    found = _WHOLE_NUMBER.fullmatch(text or "")
+    if found is None:
+        return None
+    number, limit = int(found[1]), _EXACT_FLOAT64_LIMIT if found[2] else 2**63
+    return number if abs(number) < limit and number != _MISSING else None
 
 
 def as_floats(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,12 +199,13 @@ def as_floats(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         False where a cell holds something that is no number.
     """
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        values = column.cast(pa.float64()).to_numpy().copy()
-        values[values == -999] = np.nan
-        return values, np.ones(len(values), dtype=bool)
-    text = as_text(column).to_pandas()
-    values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=np.float64)
-    return values, ~np.isnan(values) | text.isna().to_numpy()
+        values = column.cast(pa.float64(), safe=False).to_numpy()
+        legible = np.ones(len(values), dtype=bool)
+    else:
+        text = as_text(column).to_pandas()
+        values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=np.float64)
+        legible = ~np.isnan(values) | text.isna().to_numpy() | text.isin(NULL_CELLS).to_numpy()
+    return np.where(values == _MISSING, np.nan, values), legible
 
 
 def gz2_votes(catalogue: Catalogue, statistic: str) -> tuple[np.ndarray, list[str | None]]:

@@ -23,7 +23,15 @@ RGB = 3
 
 @runtime_checkable
 class Codec(Protocol):
-    """What the denoiser needs of a codec."""
+    """What the denoiser needs of a codec.
+
+    Attributes
+    ----------
+    detail_std : float
+        Deviation of the latents on small scales, at most 1.
+    """
+
+    detail_std: float
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -51,6 +59,9 @@ class PixelCodec(ModelMixin, ConfigMixin):
         Height and width of the images.
     fold : int
         Side of the block; 1 leaves pixels as they are.
+    detail_std : float
+        Deviation of the latents on small scales. Most of an image is empty sky, so it is well below
+        the 1 that the few bright pixels make of the whole; see `denoiser.preconditioning`.
 
     Attributes
     ----------
@@ -62,20 +73,22 @@ class PixelCodec(ModelMixin, ConfigMixin):
     Raises
     ------
     ConfigError
-        `size_px` is no multiple of `fold`.
+        `size_px` is no multiple of `fold`, or `detail_std` is not positive.
     """
 
     mean: Tensor
     std: Tensor
 
     @register_to_config
-    def __init__(self, size_px: int = 64, fold: int = 2) -> None:
+    def __init__(self, size_px: int = 64, fold: int = 2, detail_std: float = 0.25) -> None:
         super().__init__()
         if fold < 1 or size_px < 1 or size_px % fold:
             raise ConfigError(
                 f"size_px={size_px} is no multiple of fold={fold}. Choose a fold that divides it."
             )
-        self.size_px, self.fold = size_px, fold
+        if not detail_std > 0:
+            raise ConfigError(f"detail_std={detail_std} must be above 0: it is a standard deviation.")
+        self.size_px, self.fold, self.detail_std = size_px, fold, detail_std
         self.register_buffer("mean", torch.zeros(1, RGB, 1, 1))
         self.register_buffer("std", torch.ones(1, RGB, 1, 1))
 

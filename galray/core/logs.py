@@ -1,0 +1,34 @@
+"""Keep the libraries' chatter out of a job's log."""
+
+import logging
+import os
+import warnings
+
+_CHATTY = ("ray.data", "ray.train", "ray.tune", "alembic", "mlflow")
+
+
+def quiet_driver() -> None:
+    """In the driver, let libraries speak up from warnings on, and Ray Data tell its progress."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    progress = logging.getLogger("ray.data._internal.progress.logging_progress")
+    progress.setLevel(logging.INFO)
+    progress.addFilter(lambda record: "Total Progress" in record.getMessage())
+    _silence_ray_about_itself()
+
+
+def quiet_worker() -> None:
+    """In a worker, let libraries speak up from warnings on; Ray calls this in each that it starts.
+
+    What galray itself has to tell goes through `galray.core.cluster.say`, not through logging.
+    """
+    # Not by loggers' levels: Ray Data and Ray Train set theirs anew when a task imports them.
+    logging.disable(logging.INFO)
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"  # a worker's bars would garble the driver's
+    _silence_ray_about_itself()
+
+
+def _silence_ray_about_itself() -> None:
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled."
+    # Ray Train sets an option of Ray Data that Ray Data deprecates.
+    warnings.filterwarnings("ignore", message=r".*ExecutionOptions\.exclude_resources.*")

@@ -35,6 +35,7 @@ from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import IngestConfig, ingest
 from galray.data.survey import PRESETS as SURVEYS
 from galray.data.survey import SurveyConfig, make_survey
+from galray.diffusion.synthesize import SynthesizeConfig
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import TrainConfig, train
 from galray.scan.scan import PRESETS as SCANS
@@ -47,6 +48,15 @@ _SHOWN = 8
 _ARMS = {"real-only": "real galaxies only", "augmented": "real and synthetic galaxies"}
 
 
+_SMALL_SEARCH = replace(
+    SEARCHES["laptop"].config,
+    guidance_scales=(1.5, 3.0),
+    augmentation_ratios=(0.1,),
+    seeds=(0,),
+    synthesize=SynthesizeConfig(count=200, num_steps=12),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig(JobConfig):
     """The chain's steps; each has the options of its own job."""
@@ -55,7 +65,7 @@ class QuickstartConfig(JobConfig):
     survey: SurveyConfig = field(default_factory=SurveyConfig)
     ingest: IngestConfig = field(default_factory=lambda: INGESTS["mock"].config)
     train: TrainConfig = field(default_factory=lambda: DENOISERS["laptop"].config)
-    search: SearchConfig = field(default_factory=lambda: SEARCHES["laptop"].config)
+    search: SearchConfig = field(default_factory=lambda: _SMALL_SEARCH)
     classify: ClassifyConfig = field(default_factory=lambda: CLASSIFIERS["laptop"].config)
     scan: ScanConfig = field(default_factory=lambda: SCANS["laptop"].config)
     output: str = "{root}/summary"

@@ -52,6 +52,10 @@ class MissingColumnError(InputError):
             f"{where} lacks {len(missing)} needed column(s): {wanted}. "
             f"It has {len(found)} columns. Rename the columns, or choose the table that has them."
         )
+        self._arguments = (where, list(missing), list(found))
+
+    def __reduce__(self):  # keeps the arguments when Ray carries the error to another process
+        return type(self), self._arguments
 
 
 class EmptyInputError(InputError):

@@ -22,7 +22,7 @@ def run_job(run: Callable[[C], object], presets: Mapping[str, Preset[C]]) -> NoR
     Exit codes: 0 done, 2 bad input or configuration (one line on stderr says which, and the
     remedy), 130 interrupted, 1 anything else, with its traceback.
     """
-    config = parse(presets, description=run.__doc__ or "")
+    config = parse(presets, description=(run.__doc__ or "").split("\n\n")[0])
     try:
         with connect():
             run(config)

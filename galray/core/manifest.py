@@ -103,10 +103,15 @@ class Manifest:
         if not (location / MANIFEST).exists():
             state = "is unfinished" if (location / UNFINISHED).exists() else "does not hold galray's output"
             raise InputError(f"{location.uri} {state}: no {MANIFEST}. Run the job that makes it to its end.")
-        content = json.loads((location / MANIFEST).read_bytes())
-        if content["schema_version"] > SCHEMA_VERSION:
-            raise InputError(f"{location.uri} was written by a newer galray; upgrade this one.")
-        manifest = cls(**{**content, "files": tuple(FileRecord(**f) for f in content["files"])})
+        try:
+            content = json.loads((location / MANIFEST).read_bytes())
+            if content["schema_version"] > SCHEMA_VERSION:
+                raise InputError(f"{location.uri} was written by a newer galray; upgrade this one.")
+            manifest = cls(**{**content, "files": tuple(FileRecord(**f) for f in content["files"])})
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(
+                f"{location.uri}/{MANIFEST} is damaged: {error!r}. Make it again, elsewhere."
+            ) from error
         if kind and manifest.kind != kind:
             raise InputError(f"{location.uri} holds {manifest.kind!r}, but {kind!r} is needed here.")
         return manifest

@@ -141,9 +141,11 @@ def open_location(uri: str) -> Location:
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        path = f"{parts.netloc}{parts.path}".rstrip("/")
-        if not parts.netloc:
+        bucket, path = parts.netloc, uri.removeprefix("s3://").rstrip("/")
+        if not bucket:
             raise ConfigError(f"{uri!r} names no bucket; write s3://bucket/prefix.")
+        if "@" in bucket:  # such a URI would be recorded, keys and all
+            raise ConfigError("Keys do not belong in a URI: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
         return Location(f"s3://{path}", _s3_filesystem(), path)
     if parts.scheme in ("", "file"):
         path = os.path.abspath(os.path.expanduser(parts.path if parts.scheme else uri))
@@ -173,6 +175,7 @@ _DENIED_SIGNS = (
     "HTTP code 403",
     "HTTP status code 403",
     "code: 403",
+    "HTTP status 403",
 )
 _UNREACHABLE_SIGNS = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Connection refused")
 

@@ -136,13 +136,13 @@ def _image_stems(plan: Plan, catalogue: Catalogue, mapping: Catalogue | None) ->
     table = mapping or catalogue
     table.require(["asset_id"])
     assets, known = as_ids(table.table["asset_id"])
-    text = pd.Series(assets).astype(str).where(known, None)
+    stems = [str(asset) if ok else None for asset, ok in zip(assets.tolist(), known, strict=True)]
     if mapping is None:
-        return text
+        return pd.Series(stems, dtype=object)
     objids, trusted = as_ids(mapping.table[mapping.first_of(["objid", "dr7objid"])])
-    by_id = pd.Series(text.to_numpy()[trusted & known], index=objids[trusted & known])
-    first = by_id[~by_id.index.duplicated()]
-    return pd.Series(plan.frame["galaxy_id"].map(first), dtype=object)
+    usable = np.flatnonzero(trusted & known)[::-1]  # backwards, so that the first row of an id keeps it
+    by_id = {objids[row].item(): stems[row] for row in usable}
+    return pd.Series([by_id.get(galaxy_id) for galaxy_id in plan.frame["galaxy_id"]], dtype=object)
 
 
 def _match_images(plan: Plan, stems: pd.Series, source: ImageSource) -> pd.DataFrame:
@@ -150,22 +150,21 @@ def _match_images(plan: Plan, stems: pd.Series, source: ImageSource) -> pd.DataF
 
     Where several files have the name, the first takes it; one that climbs out of its folder comes last.
     """
-    names = pd.Series(sorted(source.names(), key=lambda name: (climbs_out(name), name)), dtype=object)
-    by_stem = pd.Series(names.to_numpy(), index=[PurePosixPath(name).stem for name in names], dtype=object)
-    first = by_stem[~by_stem.index.duplicated()]
-    found = stems.map(first)
-    plan.frame["item"] = found.where(found.notna(), None)
-    absent = pd.Series("no file " + stems.astype(str) + ".jpg among the images", index=plan.frame.index)
+    names = sorted(source.names(), key=lambda name: (climbs_out(name), name))
+    by_stem = {PurePosixPath(name).stem: name for name in reversed(names)}
+    found = pd.Series([by_stem.get(stem) for stem in stems], dtype=object)
+    plan.frame["item"] = found
+    absent = pd.Series([f"no file {stem}.jpg or .png among the images" for stem in stems], dtype=object)
     plan.reject(found.isna() & stems.notna(), "missing_image", absent)
-    left = names[~names.isin(found.dropna())]
-    unsafe = left.map(climbs_out).astype(bool)
-    return pd.DataFrame(
-        {
-            "item": left,
-            "reason": np.where(unsafe, "unsafe_path", "image_without_row"),
-            "detail": np.where(unsafe, "the entry leaves its folder", "no row of the vote table names it"),
-        }
-    )
+    taken = set(found.dropna())
+    left = [name for name in names if name not in taken]
+    return pd.DataFrame([_orphan(name) for name in left], columns=["item", "reason", "detail"])
+
+
+def _orphan(name: str) -> tuple[str, str, str]:
+    if climbs_out(name):
+        return name, "unsafe_path", "the archive entry climbs out of its folder, and no row needs it"
+    return name, "image_without_row", "no usable row of the vote table names it"
 
 
 def _malformed(catalogue: Catalogue) -> pd.DataFrame:

@@ -172,8 +172,20 @@ class ParquetSource:
         images: list[Bytes] = []
         for group, members in itertools.groupby(names, key=lambda name: name.rsplit("#", 1)[0]):
             file, number = group.rsplit("#", 1)
-            cells = self.open(file).read_row_group(int(number), columns=["image"])["image"]
+            cells = self._cells(file, int(number))
             for name in members:
                 cell = cells[int(name.rsplit("#", 1)[1])].as_py()
                 images.append(ImageRejected("missing_image", f"{name}: empty cell") if cell is None else cell)
         return images
+
+    def _cells(self, file: str, group: int) -> pa.ChunkedArray:
+        place = f"{self.location.uri}/{file}".rstrip("/")
+        try:
+            cells = self.open(file).read_row_group(group, columns=["image"])["image"]
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{place}, row group {group}, is damaged: {error}. Fetch it again.") from error
+        if not (pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type)):
+            raise InputError(
+                f"{place}: the column image holds {cells.type}; give each cell the bytes of a JPEG or PNG."
+            )
+        return cells

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
 
 from galray.core.errors import InputError, MissingColumnError
 from galray.core.schema import ANSWERS, N_ANSWERS, QUESTION_OF_ANSWER
@@ -128,7 +130,10 @@ def _read_csv(location: Location) -> tuple[pa.Table, np.ndarray, tuple[tuple[int
 
 
 def _read_astropy(location: Location, form: str) -> pa.Table:
-    table = Table.read(io.BytesIO(_plain(location.read_bytes())), format=form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # of small faults in headers, which cost no cell
+        table = Table.read(io.BytesIO(_plain(location.read_bytes())), format=form)
+    table.convert_bytestring_to_unicode()
     flat = [name for name in table.colnames if table[name].ndim == 1]
     frame = table[flat].to_pandas(index=False)
     return pa.Table.from_pandas(frame, preserve_index=False)
@@ -162,8 +167,9 @@ def as_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         so large that the column's floating-point type rounds it.
     """
     if pa.types.is_integer(column.type):
-        values = pc.fill_null(column, _MISSING).to_numpy()
-        trusted = (values != _MISSING) & (values <= np.iinfo(np.int64).max)
+        values = pc.fill_null(column, 0).to_numpy()
+        in_range = (values != _MISSING) & (values <= np.iinfo(np.int64).max)
+        trusted = in_range & column.is_valid().to_numpy()
     elif pa.types.is_floating(column.type):
         values = column.to_numpy()
         exact_limit = 2.0 ** (np.finfo(values.dtype).nmant + 1)

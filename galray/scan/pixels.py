@@ -102,7 +102,7 @@ def images_of(block: pa.Table) -> np.ndarray:
 
 
 def _cells(pixels: np.ndarray) -> pa.Array:
-    kind = pa.binary(pixels[0].size if len(pixels) else 0)
+    kind = pa.binary(int(np.prod(pixels.shape[1:])))
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(pixels), [None, pa.py_buffer(pixels)])
 
 

@@ -68,7 +68,7 @@ class ScanConfig(JobConfig):
     """Side of the cutouts before they are resampled for the classifier; 0 takes its size."""
     batch_size: int = 128
     """Images that the classifier takes at once."""
-    rows_per_task: int = 2048
+    rows_per_task: int = 1024
     """Catalogue rows of one unit of work, and of one shard of scores."""
     gpus: int = 0
     """Actors that score, one GPU each; 0 scores on the CPUs, in the tasks that cut."""

@@ -1,0 +1,133 @@
+"""Fixtures that run galray's jobs against real services."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from pyarrow import fs
+
+from tests.integration import services
+
+BUCKET = "galray-test"
+_JOB_TIMEOUT_S = 600
+
+
+class RunJob(Protocol):
+    """Run a job by its name, with its options, to its end."""
+
+    def __call__(
+        self, name: str, *options: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for the names of Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="galray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_environment(short_folder: Path) -> Iterator[dict[str, str]]:
+    """The variables that lead to a real S3 service with an empty bucket."""
+    missing = services.missing_programs()
+    if missing:
+        pytest.skip(f"no S3 service here: {', '.join(missing)} not found; as root, .ci/run installs them")
+    with services.s3_service(short_folder / "s3") as endpoint:
+        bucket_maker = fs.S3FileSystem(
+            access_key=services.S3_ACCESS_KEY,
+            secret_key=services.S3_SECRET_KEY,
+            endpoint_override=endpoint,
+            region="us-east-1",
+            allow_bucket_creation=True,
+        )
+        bucket_maker.create_dir(BUCKET)
+        yield {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": services.S3_ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": services.S3_SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@pytest.fixture
+def s3_root(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh ``s3://`` prefix, with the environment that leads there."""
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(short_folder: Path) -> Iterator[str]:
+    """The URL of a real MLflow server."""
+    (short_folder / "mlflow").mkdir()
+    with services.mlflow_service(short_folder / "mlflow") as url:
+        yield url
+
+
+@pytest.fixture
+def mlflow_uri(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a real MLflow server, to which the environment points."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    return mlflow_server
+
+
+@pytest.fixture(autouse=True)
+def _track_locally(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def run_job() -> RunJob:
+    """``python jobs/<name>.py <options>`` on a Ray of its own."""
+
+    def run(
+        name: str, *options: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return _run([sys.executable, f"jobs/{name}.py", *options], env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def submit_job(short_folder: Path, s3_environment: dict[str, str], mlflow_server: str) -> Iterator[RunJob]:
+    """``ray job submit --working-dir . -- python jobs/<name>.py <options>`` on a cluster.
+
+    The cluster's nodes, not the one who submits, know the bucket's keys and the tracking server.
+    """
+    (short_folder / "ray").mkdir()
+    environment = {**s3_environment, "MLFLOW_TRACKING_URI": mlflow_server}
+    with services.ray_cluster(short_folder / "ray", environment) as access:
+
+        def submit(
+            name: str, *options: str, env: Mapping[str, str] | None = None
+        ) -> subprocess.CompletedProcess[str]:
+            ray_job = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
+            command = [*ray_job, "--", "python", f"jobs/{name}.py", *options]
+            return _run(command, {**access, **(env or {})})
+
+        yield submit
+
+
+def _run(command: list[str], env: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:
+    """Run a program in the repository; what it says is shown where a test fails."""
+    done = subprocess.run(
+        command,
+        cwd=services.REPOSITORY,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=_JOB_TIMEOUT_S,
+    )
+    print(f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}\nexit code {done.returncode}")
+    return done

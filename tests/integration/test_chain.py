@@ -1,0 +1,198 @@
+"""The whole chain, job by job, against a bucket and a tracking server; and the README's commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from mlflow import MlflowClient
+
+from galray.core.manifest import Manifest, ancestry, local_folder
+from galray.core.shards import SHARDS
+from galray.core.storage import Location, open_location
+from galray.diffusion.conditions import condition
+from tests.integration.conftest import RunJob
+from tests.integration.services import REPOSITORY
+
+CHAIN = (
+    ("mock", ()),
+    ("ingest", ()),
+    ("train", ()),
+    ("synthesize", ()),
+    ("classify", ("--synthetic", "{root}/synthetic")),
+    ("tune", ()),
+    # an untrained classifier's own threshold may select nothing to grade
+    ("scan", ("--threshold", "0", "--max-candidates", "12")),
+)
+OUTPUTS = {
+    "survey": "survey",
+    "galaxies": "galaxies",
+    "denoiser": "denoiser",
+    "synthetic": "synthetic",
+    "classifier": "classifier",
+    "search": "search",
+    "scan": "scores",
+    "candidates": "candidates",
+}
+
+
+def run_chain(run: RunJob, root: str) -> None:
+    for name, options in CHAIN:
+        done = run(name, "debug", "--root", root, *options)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+
+
+@pytest.fixture(params=["python", "submit"])
+def chain_root(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str) -> str:
+    """A bucket's prefix in which the whole chain has run, in either way of starting jobs."""
+    assert mlflow_uri
+    run = request.getfixturevalue("run_job" if request.param == "python" else "submit_job")
+    run_chain(run, s3_root)
+    return s3_root
+
+
+@pytest.mark.timeout(1500)
+def test_chain_in_bucket(chain_root: str, mlflow_uri: str, tmp_path: Path, run_job: RunJob) -> None:
+    """Every job publishes its output, tracks itself, and reads what the job before it wrote."""
+    root = open_location(chain_root)
+    for folder, kind in OUTPUTS.items():
+        manifest = Manifest.read(root / folder, kind)
+        assert_files_as_recorded(root / folder, manifest)
+    assert_rows_add_up(root)
+    assert_ancestry(root)
+    assert_runs_nested(mlflow_uri, chain_root)
+    assert_paints(root / "denoiser")
+    assert_grades_come_back(root, tmp_path, run_job)
+
+
+def assert_files_as_recorded(location: Location, manifest: Manifest) -> None:
+    sizes = {info.path: info.size for info in location.files()}
+    assert {f"{location.path}/{f.path}": f.bytes for f in manifest.files}.items() <= sizes.items()
+    assert manifest.config["root"] == str(location.uri).rsplit("/", 1)[0]
+
+
+def assert_rows_add_up(root: Location) -> None:
+    survey = Manifest.read(root / "survey").counts
+    galaxies, scores = Manifest.read(root / "galaxies").counts, Manifest.read(root / "scan").counts
+    assert galaxies["rows_in"] == survey["labelled"] == galaxies["rows_out"] + galaxies["rejects"]
+    assert scores["rows_in"] == survey["sources"] == scores["rows_out"] + scores["rejects"]
+    painted = read_shards(root / "synthetic")
+    assert set(painted["source"].to_pylist()) == {"synthetic"}
+    assert set(painted["split"].to_pylist()) == {"train"}
+    assert np.all(painted["galaxy_id"].to_numpy() < 0)
+
+
+def read_shards(location: Location) -> pa.Table:
+    paths = Manifest.read(location).paths(location, SHARDS)
+    return pa.concat_tables(pq.read_table(path, filesystem=location.filesystem) for path in paths)
+
+
+def assert_ancestry(root: Location) -> None:
+    kinds = {manifest.kind for manifest in ancestry(root / "candidates").values()}
+    assert kinds == {"candidates", "scores", "classifier", "galaxies", "synthetic", "denoiser"}
+
+
+def assert_runs_nested(tracking_uri: str, pipeline: str) -> None:
+    client = MlflowClient(tracking_uri)
+    experiment = client.get_experiment_by_name("galray")
+    assert experiment is not None
+    of_pipeline = f"tags.`galray.pipeline` = '{pipeline}'"
+    parents = client.search_runs([experiment.experiment_id], of_pipeline)
+    assert len(parents) == 1
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
+    )
+    jobs = [run.data.tags["galray.job"] for run in children]
+    assert sorted(set(jobs)) == ["classify", "ingest", "mock", "scan", "synthesize", "train", "tune"]
+    assert {run.info.status for run in children} == {"FINISHED"}
+    trained = next(run for run in children if run.data.tags["galray.job"] == "train")
+    assert trained.data.params["steps"] == "20"
+    assert [point.step for point in client.get_metric_history(trained.info.run_id, "loss")] == [5, 10, 15, 20]
+
+
+def assert_paints(denoiser: Location) -> None:
+    """diffusers opens the published folder by itself, and it paints."""
+    with local_folder(denoiser, "denoiser") as folder:
+        pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), low_cpu_mem_usage=False)
+    votes = condition(["smooth", "odd", "dust_lane"]).votes
+    images = pipeline(votes[None], num_steps=2)
+    assert images.shape == (1, 32, 32, 3)
+    assert images.dtype == np.uint8
+
+
+def assert_grades_come_back(root: Location, folder: Path, run_job: RunJob) -> None:
+    """Grades of the candidates become labelled galaxies, from which a classifier learns."""
+    data = (root / "candidates/candidates.parquet").read_bytes()
+    ids = pq.read_table(pa.BufferReader(data))["galaxy_id"].to_pylist()
+    assert len(ids) == 12
+    lines = [f"{galaxy},{'A' if i < 4 else 'reject'},anna," for i, galaxy in enumerate(ids)]
+    grades = folder / "grades.csv"
+    grades.write_text("\n".join(["galaxy_id,grade,grader,graded_utc", *lines]) + "\n")
+    done = run_job("vet", "debug", "--root", root.uri, "--grades", str(grades))
+    assert done.returncode == 0
+    labels = read_shards(root / "vetted-galaxies")["label"].to_pylist()
+    assert labels.count("dust_lane_early_type") == 4
+    assert labels.count("not_dust_lane_early_type") == 8
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python ")]
+
+
+@pytest.mark.timeout(1200)
+def test_readme_commands(tmp_path: Path) -> None:
+    """The commands that the README shows run as they stand, but for the root they write to."""
+    commands = readme_commands()
+    assert len(commands) >= 7
+    root = tmp_path / "try"
+    for command in commands:
+        words = shlex.split(command.replace("runs/try", str(root)))
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=REPOSITORY, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+    Manifest.read(open_location(str(root / "candidates")), "candidates")
+
+
+@pytest.mark.timeout(1200)
+def test_quickstart(tmp_path: Path, run_job: RunJob) -> None:
+    """The quickstart runs to its summary; run again, it shows it and touches nothing."""
+    root = tmp_path / "run"
+    first = run_job("quickstart", "debug", "--root", str(root))
+    assert first.returncode == 0
+    assert "real and synthetic galaxies" in first.stdout
+    assert (root / "candidates-augmented/index.html").is_file()
+    before = contents(root)
+    again = run_job("quickstart", "debug", "--root", str(root))
+    assert again.returncode == 0
+    assert "To start over" in again.stdout
+    assert contents(root) == before
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return all files but the tracking database."""
+    files = [path for path in root.rglob("*") if path.is_file() and "mlflow" not in path.name]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+@pytest.mark.timeout(600)
+def test_quickstart_interrupted(tmp_path: Path, run_job: RunJob) -> None:
+    """An interrupted run is neither destroyed nor taken for a finished one."""
+    root = tmp_path / "run"
+    assert run_job("mock", "debug", "--root", str(root)).returncode == 0
+    survey = contents(root / "survey")
+    refused = run_job("quickstart", "debug", "--root", str(root))
+    assert refused.returncode == 2
+    assert "RESUME=1" in refused.stderr
+    assert contents(root / "survey") == survey

@@ -1,0 +1,373 @@
+"""Scans and vetting on a real local Ray: every source is scored or rejected, however the work is cut up."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+import torch
+from astropy.table import Table
+
+from galray.classifier import network
+from galray.classifier.network import Classifier, ClassifierConfig
+from galray.core.errors import EmptyInputError, InputError, MissingColumnError, PublishError
+from galray.core.manifest import Manifest, local_folder, publish, write_parquet
+from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
+from galray.core.shards import read_shards
+from galray.core.storage import open_location
+from galray.data.images import Rendering, encode_jpeg, lupton_rgb
+from galray.data.mock import MockConfig, render_tile
+from galray.data.tiles import cut, open_tile
+from galray.scan.scan import ScanConfig, scan
+from galray.scan.vet import VetConfig, vet
+
+SIZE_PX = 32
+N_TILES = 3
+pytestmark = [  # of Ray's own, which runs in this process
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    """Two cores, and a GPU in name only, so that the pipeline for GPUs runs too."""
+    import ray  # after galray, which sets what Ray reads at its import
+    from ray.data import DataContext
+
+    ray.init(
+        address="local", num_cpus=2, num_gpus=1, object_store_memory=256 << 20, logging_level=logging.ERROR
+    )
+    DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mock survey of three small tiles, its catalogue in one file."""
+    folder = tmp_path_factory.mktemp("survey")
+    (folder / "tiles").mkdir()
+    config, catalogues = MockConfig(tile_size_px=240), []
+    for index in range(N_TILES):
+        tile = render_tile(config, index)
+        tile.hdus.writeto(folder / "tiles" / f"{tile.name}.fits")
+        catalogues.append(tile.catalogue)
+    pq.write_table(pa.concat_tables(catalogues), folder / "catalogue.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained classifier; its scores differ from image to image all the same."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), folder / "model")
+    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
+    with publish(open_location(str(folder / "classifier")), "classifier") as publication:
+        publication.add_folder(folder / "model")
+        publication.write("decision.json", json.dumps(decision))
+    return str(folder / "classifier")
+
+
+def config_of(root: Path, survey: Path, classifier: str, **options: Any) -> ScanConfig:
+    places = {
+        "catalogue": str(survey / "catalogue.parquet"),
+        "tiles": str(survey / "tiles"),
+        "classifier": classifier,
+    }
+    return ScanConfig(root=str(root), **{**places, "batch_size": 16, "rows_per_task": 16, **options})
+
+
+def catalogue_of(survey: Path) -> pa.Table:
+    return pq.read_table(survey / "catalogue.parquet")
+
+
+def rows_of(root: Path, folder: str = "scan/shards") -> list[dict[str, Any]]:
+    return pads.dataset(str(root / folder)).to_table().to_pylist()
+
+
+def scores_of(root: Path) -> dict[int, float]:
+    rows = rows_of(root)
+    assert len({row["galaxy_id"] for row in rows}) == len(rows)  # none twice
+    return {row["galaxy_id"]: row["score"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory, survey: Path, classifier: str) -> Path:
+    """The root of a finished scan of the whole survey."""
+    root = tmp_path_factory.mktemp("scanned")
+    scan(config_of(root, survey, classifier))
+    return root
+
+
+def test_every_source_is_scored(scanned, survey):
+    catalogue = catalogue_of(survey)
+    counts = Manifest.read(open_location(str(scanned / "scan")), "scores").counts
+    assert counts["rows_in"] == counts["rows_out"] == len(catalogue)
+    assert set(scores_of(scanned)) == set(catalogue["galaxy_id"].to_pylist())
+    assert {row["tile"] for row in rows_of(scanned)} == set(catalogue["tile"].to_pylist())
+
+
+def test_scores_are_those_of_cutouts_made_by_hand(scanned, survey, classifier):
+    with local_folder(open_location(classifier), "classifier") as folder:
+        model = network.load(folder)
+    scores, expected = scores_of(scanned), {}
+    for name in catalogue_of(survey)["tile"].unique().to_pylist():
+        rows = catalogue_of(survey).filter(pads.field("tile") == name)
+        tile = open_tile((survey / "tiles" / f"{name}.fits").read_bytes(), name)
+        cutouts = cut(tile, rows["ra"].to_numpy(), rows["dec"].to_numpy(), SIZE_PX)
+        images = np.stack([lupton_rgb(gri, Rendering()) for gri in cutouts.gri])
+        said = network.predict(model, images).targets[:, 0]
+        expected |= dict(zip(rows["galaxy_id"].to_pylist(), said.tolist(), strict=True))
+    assert np.std(list(expected.values())) > 1e-4
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 7, "rows_per_task": 5},
+        {"batch_size": 512, "rows_per_task": 4096},
+        {"gpus": 1, "batch_size": 8},
+    ],
+    ids=["small blocks", "one block", "actors that hold a GPU"],
+)
+def test_scores_do_not_depend_on_how_the_work_is_cut_up(scanned, survey, classifier, tmp_path, options):
+    files = tmp_path / "catalogue"
+    files.mkdir()
+    shuffled = catalogue_of(survey).take(np.random.default_rng(0).permutation(len(scores_of(scanned))))
+    for i, start in enumerate(range(0, len(shuffled), 11)):
+        pq.write_table(shuffled.slice(start, 11), files / f"part-{i}.parquet")
+    scan(config_of(tmp_path, survey, classifier, catalogue=str(files), **options))
+    assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=1e-5)
+
+
+def test_bfloat16_agrees(scanned, survey, classifier, tmp_path):
+    scan(config_of(tmp_path, survey, classifier, bfloat16=True))
+    assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=0.01)
+
+
+def test_damage_is_set_aside_with_its_reason_and_the_rest_is_scored(survey, classifier, tmp_path):
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    names = catalogue_of(survey)["tile"].unique().to_pylist()
+    data = [(survey / "tiles" / f"{name}.fits").read_bytes() for name in names]
+    (tiles / f"{names[0]}.fits").write_bytes(data[0])
+    (tiles / f"{names[1]}.fits").write_bytes(data[1][: len(data[1]) // 2])
+    rows = catalogue_of(survey).to_pylist()
+    good = [i for i, row in enumerate(rows) if row["tile"] == names[0]]
+    rows[good[0]]["ra"] += 30
+    rows[good[1]]["dec"] = None
+    rows[good[2]]["galaxy_id"] = None
+    rows[good[3]]["tile"] = "../../../etc/passwd"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalogue.parquet")
+    scan(
+        config_of(
+            tmp_path, survey, classifier, tiles=str(tiles), catalogue=str(tmp_path / "catalogue.parquet")
+        )
+    )
+    counts = Manifest.read(open_location(str(tmp_path / "scan")), "scores").counts
+    per_tile = [sum(row["tile"] == name for row in rows) for name in names]
+    assert counts == {
+        "rows_in": len(rows),
+        "rows_out": len(good) - 4,
+        "rejects": len(rows) - len(good) + 4,
+        "rejects.unreadable_file": per_tile[1],
+        "rejects.missing_image": per_tile[2],
+        "rejects.outside_tile": 1,
+        "rejects.bad_position": 1,
+        "rejects.bad_id": 1,
+        "rejects.unsafe_path": 1,
+    }
+    assert set(scores_of(tmp_path)) == {rows[i]["galaxy_id"] for i in good[4:]}
+    outside = next(row for row in rows_of(tmp_path, "scan/rejects") if row["reason"] == "outside_tile")
+    assert outside["id_text"] == str(rows[good[0]]["galaxy_id"])
+    assert outside["item"] == names[0]
+
+
+def test_a_catalogue_that_lacks_a_column(survey, classifier, tmp_path):
+    renamed = catalogue_of(survey).rename_columns({"dec": "decl"})
+    pq.write_table(renamed, tmp_path / "catalogue.parquet")
+    config = config_of(tmp_path, survey, classifier, catalogue=str(tmp_path / "catalogue.parquet"))
+    with pytest.raises(MissingColumnError, match=r"'dec' \(did you mean 'decl'"):
+        scan(config)
+    assert not (tmp_path / "scan").exists() or not list((tmp_path / "scan").iterdir())
+
+
+@pytest.mark.parametrize("content", [b"not Parquet", None], ids=["damaged", "absent"])
+def test_a_catalogue_that_cannot_be_read(survey, classifier, tmp_path, content):
+    place = tmp_path / "catalogue.parquet"
+    if content:
+        place.write_bytes(content)
+    with pytest.raises(InputError, match="--catalogue"):
+        scan(config_of(tmp_path, survey, classifier, catalogue=str(place)))
+
+
+def test_no_source_left_is_an_error_that_says_why(survey, classifier, tmp_path):
+    with pytest.raises(EmptyInputError, match="missing_image"):
+        scan(config_of(tmp_path, survey, classifier, tiles=str(tmp_path / "elsewhere")))
+
+
+def test_a_finished_scan_is_never_overwritten(scanned, survey, classifier):
+    config = config_of(scanned, survey, classifier)
+    with pytest.raises(PublishError, match="--resume"):
+        scan(config)
+    before = (scanned / "candidates/manifest.json").read_bytes()
+    resumed = scan(config_of(scanned, survey, classifier, resume=True))
+    assert resumed.kind == "candidates"
+    assert (scanned / "candidates/manifest.json").read_bytes() == before
+
+
+def test_new_candidates_from_the_scores_that_stand(scanned, survey, classifier, tmp_path):
+    median = float(np.median(list(scores_of(scanned).values())))
+    written = (scanned / "scan/manifest.json").stat().st_mtime_ns
+    again = config_of(
+        scanned, survey, classifier, resume=True, threshold=median, candidates=str(tmp_path / "fewer")
+    )
+    manifest = scan(again)
+    expected = sum(np.float32(score) >= np.float32(median) for score in scores_of(scanned).values())
+    assert manifest.counts["candidates"] == manifest.counts["above_threshold"] == expected
+    assert manifest.lineage["threshold"] == median
+    assert (scanned / "scan/manifest.json").stat().st_mtime_ns == written
+
+
+def test_scores_of_another_classifier_are_not_gone_on_with(scanned, survey, tmp_path):
+    torch.manual_seed(1)
+    network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), tmp_path / "model")
+    other = open_location(str(tmp_path / "classifier"))
+    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
+    with publish(other, "classifier") as publication:
+        publication.add_folder(tmp_path / "model")
+        publication.write("decision.json", json.dumps(decision))
+    config = config_of(scanned, survey, other.uri, resume=True, candidates=str(tmp_path / "candidates"))
+    with pytest.raises(PublishError, match="another classifier"):
+        scan(config)
+
+
+def test_candidates_open_in_astropy(scanned):
+    scores = scores_of(scanned)
+    best_first = sorted(scores, key=lambda galaxy_id: (-scores[galaxy_id], galaxy_id))
+    formats = {
+        "parquet": "parquet",
+        "csv": "ascii.csv",
+        "ecsv": "ascii.ecsv",
+        "fits": "fits",
+        "vot": "votable",
+    }
+    for extension, form in formats.items():
+        table = Table.read(scanned / "candidates" / f"candidates.{extension}", format=form)
+        assert table["galaxy_id"].tolist() == best_first
+        assert table["rank"].tolist() == list(range(1, len(scores) + 1))
+    html = (scanned / "candidates/index.html").read_text()
+    assert all(str(galaxy_id) in html for galaxy_id in best_first)
+    assert html.count("data:image/jpeg") == len(scores)
+
+
+def test_only_the_best_become_candidates(survey, classifier, tmp_path):
+    manifest = scan(config_of(tmp_path, survey, classifier, max_candidates=5, keep_image_score=0.0))
+    scores = scores_of(tmp_path)
+    table = pq.read_table(tmp_path / "candidates/candidates.parquet")
+    assert table["galaxy_id"].to_pylist() == sorted(scores, key=lambda i: (-scores[i], i))[:5]
+    assert manifest.counts == {"candidates": 5, "above_threshold": len(scores)}
+
+
+def galaxies_in(folder: Path) -> dict[int, np.ndarray]:
+    """Publish galaxy shards, one image damaged; returns what the good ones decode to."""
+    rng = np.random.default_rng(3)
+    images = {i: np.full((SIZE_PX, SIZE_PX, 3), rng.integers(20, 230, 3), np.uint8) for i in range(40)}
+    rows = [
+        {
+            "galaxy_id": i,
+            "survey": "made",
+            "votes": [float("nan")] * N_ANSWERS,
+            "image": encode_jpeg(rgb) if i != 7 else encode_jpeg(rgb)[:100],
+            "height": SIZE_PX,
+            "width": SIZE_PX,
+            "split": "train",
+            "source": "real",
+            "provenance": json.dumps({"image": f"images/{i}.jpg"}),
+        }
+        for i, rgb in images.items()
+    ]
+    location = open_location(str(folder))
+    with publish(location, "galaxies") as publication:
+        table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)
+        publication.add(write_parquet(location, "shards/part-00000.parquet", table))
+    return {i: rgb for i, rgb in images.items() if i != 7}
+
+
+def test_galaxies_whose_cutouts_are_already_made(survey, classifier, tmp_path):
+    images = galaxies_in(tmp_path / "galaxies")
+    scan(config_of(tmp_path, survey, classifier, galaxies=str(tmp_path / "galaxies")))
+    manifest = Manifest.read(open_location(str(tmp_path / "scan")), "scores")
+    assert (manifest.counts["rows_in"], manifest.counts["rows_out"]) == (40, 39)
+    assert manifest.counts["rejects.truncated_image"] == 1
+    assert str(tmp_path / "galaxies") in manifest.parents
+    with local_folder(open_location(classifier), "classifier") as folder:
+        said = network.predict(network.load(folder), np.stack(list(images.values()))).targets[:, 0]
+    # plain colours survive JPEG to one level or two
+    assert scores_of(tmp_path) == pytest.approx(dict(zip(images, said.tolist(), strict=True)), abs=0.01)
+    assert {row["tile"] for row in rows_of(tmp_path)} == {f"images/{i}.jpg" for i in images}
+
+
+def grades_csv(path: Path, grader: str, grades: dict[int, str]) -> str:
+    lines = [f"{galaxy_id},{grade},{grader}" for galaxy_id, grade in grades.items()]
+    path.write_text("\n".join(["galaxy_id,grade,grader", *lines]))
+    return str(path)
+
+
+def test_grades_become_a_graded_catalogue_and_labelled_galaxies(scanned, tmp_path):
+    best = Table.read(scanned / "candidates/candidates.fits")["galaxy_id"].tolist()
+    ada = grades_csv(tmp_path / "ada.csv", "Ada", {best[0]: "A", best[1]: "reject", best[2]: "C", 12345: "A"})
+    bea = grades_csv(tmp_path / "bea.csv", "Bea", {best[0]: "B", best[1]: "reject", best[3]: "B"})
+    options = {"candidates": str(scanned / "candidates"), "grades": (ada, bea), "survey": "mock"}
+    manifest = vet(VetConfig(root=str(tmp_path), source="mock", **options))
+    assert manifest.counts == {
+        "rows_in": 7,
+        "rows_out": 6,
+        "rejects": 1,
+        "candidates": len(best),
+        "graded": 4,
+    }
+    graded = Table.read(tmp_path / "vetted/graded.fits")
+    assert graded["galaxy_id"].tolist() == best
+    assert [str(grade) for grade in graded["grade"][:4]] == ["B", "reject", "C", "B"]
+    stranger = pq.read_table(tmp_path / "vetted/rejects/part-00000.parquet").to_pylist()
+    assert [row["reason"] for row in stranger] == ["grade_without_candidate"]
+    taught = open_location(str(tmp_path / "vetted-galaxies"))
+    galaxies = read_shards(taught, "galaxies").to_pandas()
+    assert dict(zip(galaxies["galaxy_id"], galaxies["label"], strict=True)) == {
+        best[0]: "dust_lane_early_type",
+        best[1]: "not_dust_lane_early_type",
+        best[3]: "dust_lane_early_type",
+    }
+    counts = Manifest.read(taught, "galaxies").counts
+    assert counts["confirmed"] + counts["refuted"] == counts["rows_out"] == 3
+    with pytest.raises(PublishError, match="--resume"):
+        vet(VetConfig(root=str(tmp_path), **options))
+
+
+def test_a_later_file_of_the_same_grader_wins(scanned, tmp_path):
+    best = Table.read(scanned / "candidates/candidates.fits")["galaxy_id"].tolist()
+    first = grades_csv(tmp_path / "1.csv", "Ada", {best[0]: "A"})
+    second = grades_csv(tmp_path / "2.csv", "Ada", {best[0]: "reject"})
+    config = VetConfig(root=str(tmp_path), candidates=str(scanned / "candidates"), grades=(first, second))
+    assert vet(config).counts["rows_in"] == 1
+    graded = pq.read_table(io.BytesIO((tmp_path / "vetted/graded.parquet").read_bytes()))
+    assert graded["grade"][0].as_py() == "reject"

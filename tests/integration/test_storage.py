@@ -1,0 +1,160 @@
+"""Jobs as they are run: here or submitted, into a bucket or a folder, tracked, refused, killed, resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+import pytest
+from mlflow.tracking import MlflowClient
+
+from galray.core.errors import InputError
+from galray.core.manifest import UNFINISHED, Manifest
+from galray.core.schema import GALAXY_SCHEMA
+from galray.core.storage import Location, open_location
+from tests.integration import gz2_files as gz2
+from tests.integration import services
+from tests.integration.conftest import RunJob
+
+MOCK = ("debug", "--labelled", "120", "--tiles", "0")
+
+
+@pytest.mark.parametrize("how", ["run_job", "submit_job"])
+def test_mock_and_ingest_in_a_bucket_with_a_tracking_server(
+    how: str, request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str
+) -> None:
+    run: RunJob = request.getfixturevalue(how)
+
+    assert run("mock", *MOCK, "--root", s3_root).returncode == 0
+    assert run("ingest", "debug", "--root", s3_root).returncode == 0
+
+    galaxies = open_location(f"{s3_root}/galaxies")
+    manifest = Manifest.read(galaxies, "galaxies")
+    assert manifest.counts == {"rows_in": 120, "rows_out": 120, "rejects": 0}
+    shards = pads.dataset(manifest.paths(galaxies, "shards"), filesystem=galaxies.filesystem)
+    assert shards.schema.equals(GALAXY_SCHEMA)
+    assert shards.count_rows() == 120
+    assert _tracked(mlflow_uri, s3_root) == {"mock": "FINISHED", "ingest": "FINISHED"}
+
+
+def _tracked(mlflow_uri: str, root: str) -> dict[str | None, str]:
+    """Return the state of each job run that is nested under the pipeline's run."""
+    client = MlflowClient(mlflow_uri)
+    experiment = client.get_experiment_by_name("galray")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("galray.pipeline") == root]
+    return {
+        run.info.run_name: run.info.status
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Any]:
+    return gz2.write_survey(tmp_path, gz2.galaxy_rows(12))
+
+
+def options_of(inputs: dict[str, Any]) -> list[str]:
+    return [word for name, value in inputs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a failed job told its user: one line, no traceback, exit code 2."""
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_images_and_tables_in_a_bucket(run_job: RunJob, inputs: dict[str, Any], s3_root: str) -> None:
+    bucket = open_location(s3_root)
+    for name in ("votes", "mapping"):
+        (bucket / f"{name}.csv").write_bytes(Path(inputs[name]).read_bytes())
+    for image in Path(inputs["images"]).iterdir():
+        (bucket / "images" / image.name).write_bytes(image.read_bytes())
+    (bucket / "images/stray.jpg").write_bytes(b"")
+    there = {name: f"{s3_root}/{name}.csv" for name in ("votes", "mapping")} | {"images": f"{s3_root}/images"}
+    assert run_job("ingest", "gz2", *options_of(inputs | there)).returncode == 0
+    counts = Manifest.read(open_location(inputs["root"]) / "galaxies").counts
+    assert counts == {"rows_in": 13, "rows_out": 12, "rejects": 1, "rejects.image_without_row": 1}
+
+
+def test_fatal_errors_are_one_line(run_job: RunJob, inputs: dict[str, Any]) -> None:
+    line = told(run_job("ingest", "gz2", *options_of(inputs | {"expected_size_px": 9})))
+    assert line.startswith("EmptyInputError: ")
+
+
+def test_an_unreachable_endpoint_is_told_soon(run_job: RunJob, inputs: dict[str, Any]) -> None:
+    (port,) = services.free_ports(1)
+    nowhere = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a"}
+    started_s = time.monotonic()
+    done = run_job(
+        "ingest",
+        "gz2",
+        *options_of(inputs | {"output": "s3://bucket/out"}),
+        env=nowhere | {"AWS_SECRET_ACCESS_KEY": "b"},
+    )
+    assert told(done).startswith("StorageUnreachable: s3://bucket/out")
+    assert f"http://127.0.0.1:{port}" in told(done)
+    assert time.monotonic() - started_s < 60
+
+
+def test_wrong_keys_are_told_soon_and_not_shown(
+    run_job: RunJob, inputs: dict[str, Any], s3_root: str
+) -> None:
+    started_s = time.monotonic()
+    wrong = {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
+    done = run_job("ingest", "gz2", *options_of(inputs | {"output": f"{s3_root}/out"}), env=wrong)
+    assert told(done).startswith(f"StorageDenied: {s3_root}/out")
+    assert "AWS_SECRET_ACCESS_KEY" in told(done)
+    assert "a-wrong-secret" not in done.stderr + done.stdout
+    assert time.monotonic() - started_s < 60
+
+
+def test_a_killed_job_is_never_read_as_whole_and_resumes(run_job: RunJob, tmp_path: Path) -> None:
+    rows = gz2.galaxy_rows(6000)
+    inputs = gz2.write_survey(tmp_path, rows)
+    command = [sys.executable, "jobs/ingest.py", "gz2", *options_of(inputs), "--verify", "decode"]
+    output = open_location(f"{inputs['root']}/galaxies")
+    job = subprocess.Popen(command, cwd=services.REPOSITORY, start_new_session=True)
+    try:
+        wait_for_a_shard(output, job)
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    with pytest.raises(InputError, match="is unfinished"):
+        Manifest.read(output)
+    assert "--resume" in told(run_job("ingest", "gz2", *options_of(inputs)))
+    assert run_job("ingest", "gz2", *options_of(inputs), "--resume").returncode == 0
+    assert sorted(galaxy_ids(output)) == [r["dr7objid"] for r in rows]
+    assert not (output / UNFINISHED).exists()
+
+
+def galaxy_ids(output: Location) -> list[int]:
+    paths = Manifest.read(output, "galaxies").paths(output, "shards")
+    return pads.dataset(paths, filesystem=output.filesystem).to_table(["galaxy_id"])["galaxy_id"].to_pylist()
+
+
+def wait_for_a_shard(output: Location, job: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + 300
+    while not (output / "shards").children():
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_secrets_never_reach_a_manifest(
+    run_job: RunJob, inputs: dict[str, Any], s3_root: str, s3_environment: dict[str, str]
+) -> None:
+    done = run_job("ingest", "gz2", *options_of(inputs | {"output": f"{s3_root}/galaxies"}))
+    assert done.returncode == 0
+    text = (open_location(f"{s3_root}/galaxies") / "manifest.json").read_bytes().decode()
+    assert s3_environment["AWS_SECRET_ACCESS_KEY"] not in text + done.stdout + done.stderr
+    assert s3_environment["AWS_ACCESS_KEY_ID"] not in text

@@ -1,0 +1,188 @@
+"""Cutouts of tiles: positions to a tenth of a pixel, flags, and hostile or broken files."""
+
+import gzip
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy import units
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.wcs import WCS
+from scipy.ndimage import center_of_mass
+
+from galray.core.errors import InputError
+from galray.data.tiles import BAD_PIXELS, EDGE, cut, open_tile
+
+REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits"
+needs_real_data = pytest.mark.skipif(
+    not REAL_FITS.is_dir(), reason=f"no real FITS files at {REAL_FITS}: set GALRAY_REAL_DATA"
+)
+SIDE = 200
+
+
+def tan_wcs(rotation_deg=25.0):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crpix, wcs.wcs.crval = [90.3, 110.7], [359.995, 40.0]
+    cos, sin = np.cos(np.radians(rotation_deg)), np.sin(np.radians(rotation_deg))
+    wcs.wcs.cd = np.array([[-cos, sin], [sin, cos]]) * 0.396 / 3600
+    return wcs
+
+
+def stars(x_px, y_px, sigma_px=1.6):
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return sum(
+        np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / sigma_px**2)
+        for x0, y0 in zip(x_px, y_px, strict=True)
+    )
+
+
+def written(*planes, names=("G", "R", "I"), klass=fits.ImageHDU):
+    header = tan_wcs().to_header()
+    hdus = [klass(p.astype(np.float32), header, name=n) for p, n in zip(planes, names, strict=True)]
+    buffer = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def field():
+    rng = np.random.default_rng(3)
+    x_px, y_px = rng.uniform(40, 160, (2, 6))
+    ra, dec = tan_wcs().all_pix2world(x_px, y_px, 0)
+    plane = stars(x_px, y_px)
+    return x_px, y_px, ra, dec, written(plane, 2 * plane, 3 * plane)
+
+
+def test_sources_fall_on_the_centre_to_a_tenth_of_a_pixel(field):
+    _, _, ra, dec, data = field
+    for size_px in (24, 25):
+        cutouts = cut(open_tile(data, "t"), ra, dec, size_px)
+        assert cutouts.gri.shape == (6, 3, size_px, size_px)
+        assert cutouts.gri.dtype == np.float32
+        half = size_px // 2
+        middle = cutouts.gri[:, 1, half - 4 : half + 4 + size_px % 2, half - 4 : half + 4 + size_px % 2]
+        isolated = [k for k in range(6) if middle[k].max() < 2.05]
+        assert len(isolated) >= 4
+        for k in isolated:
+            expected = (middle.shape[1] - 1) / 2
+            np.testing.assert_allclose(center_of_mass(middle[k]), expected, atol=0.1)
+
+
+def test_whole_pixel_positions_agree_with_cutout2d(field):
+    data = field[-1]
+    tile = open_tile(data, "t")
+    ra, dec = tile.wcs.all_pix2world([101.0, 80.0], [77.0, 120.0], 0)
+    cutouts = cut(tile, ra, dec, 31)
+    for k in range(2):
+        position = SkyCoord(ra[k] * units.deg, dec[k] * units.deg)
+        expected = Cutout2D(tile.data[0], position, 31, wcs=tile.wcs).data
+        np.testing.assert_allclose(cutouts.gri[k, 0], expected, atol=1e-4)
+
+
+def test_interpolation_follows_the_light_between_pixels(field):
+    x_px, y_px, ra, dec, data = field
+    gri = cut(open_tile(data, "t"), ra[:1], dec[:1], 16).gri[0]
+    y, x = np.mgrid[:16, :16] - 7.5
+    exact = sum(
+        np.exp(-0.5 * ((x + x_px[0] - x0) ** 2 + (y + y_px[0] - y0) ** 2) / 1.6**2)
+        for x0, y0 in zip(x_px, y_px, strict=True)
+    )
+    np.testing.assert_allclose(gri[0], exact, atol=0.01)
+    np.testing.assert_allclose(gri[2], 3 * gri[0], rtol=1e-4, atol=1e-4)
+
+
+def test_bands_are_found_by_name_and_compression_is_seen_through():
+    plane = stars([100.0], [100.0])
+    shuffled = written(3 * plane, plane, 2 * plane, names=("I", "G", "R"))
+    np.testing.assert_allclose(open_tile(shuffled, "t").data[:, 100, 100], [1, 2, 3])
+    np.testing.assert_allclose(open_tile(BytesIO(gzip.compress(shuffled)), "t").data[:, 100, 100], [1, 2, 3])
+    packed = written(plane, 2 * plane, 3 * plane, klass=fits.CompImageHDU)
+    np.testing.assert_allclose(open_tile(packed, "t").data[:, 100, 100], [1, 2, 3], atol=0.02)
+
+
+def test_edges_bad_pixels_and_sources_off_the_tile_are_told():
+    plane = np.full((SIDE, SIDE), 0.5, np.float32)
+    holed = plane.copy()
+    holed[50, 50] = np.nan
+    blank = plane.copy()
+    blank[120:160, 120:160] = 0
+    tile = open_tile(written(plane, holed, blank), "t")
+    x_px, y_px = np.array([100, 50, 140, 5, 100, 100]), np.array([60, 50, 140, 100, -9, 300])
+    ra, dec = tile.wcs.all_pix2world(x_px, y_px, 0)
+    cutouts = cut(tile, ra, dec, 20)
+    assert cutouts.inside.tolist() == [True, True, True, True, True, False]
+    assert cutouts.flags.tolist() == [0, BAD_PIXELS, BAD_PIXELS, EDGE, EDGE, 0]
+    assert np.isfinite(cutouts.gri).all()
+    assert (cutouts.gri[3, 0, :, :4] == 0).all()
+    assert (cutouts.gri[3, 0, :, 6:] > 0.4).all()
+    assert (cutouts.gri[5] == 0).all()
+
+
+def test_positions_that_are_not_on_this_sky_are_outside():
+    tile = open_tile(written(*np.ones((3, SIDE, SIDE))), "t")
+    ra, dec = tile.wcs.all_pix2world([90.0], [100.0], 0)
+    opposite = (ra[0] + 180) % 360, -dec[0]
+    cutouts = cut(tile, np.array([np.nan, opposite[0]]), np.array([0.0, opposite[1]]), 16)
+    assert not cutouts.inside.any()
+
+
+def test_hostile_and_broken_files_are_refused_before_pixels_are_read():
+    good = written(*np.ones((3, SIDE, SIDE)))
+    bomb = fits.Header(
+        [("SIMPLE", True), ("BITPIX", -32), ("NAXIS", 2), ("NAXIS1", 900_000), ("NAXIS2", 900_000)]
+    )
+    cases = {
+        "safe to read|truncated": bomb.tostring().encode(),
+        "truncated|too early": good[: len(good) // 2],
+        "cannot be read": b"<html>not found</html>" * 200,
+        "Stack the bands": written(np.ones((9, 9)), np.ones((9, 9)), names=("G", "R")),
+    }
+    for message, data in cases.items():
+        with pytest.raises(InputError, match=message):
+            open_tile(data, "broken.fits")
+    with pytest.raises(InputError, match="safe to read"):
+        open_tile(good, "huge.fits", max_pixels=3 * SIDE * SIDE - 1)
+    with pytest.raises(InputError, match="shapes"):
+        open_tile(written(np.ones((9, 9)), np.ones((9, 8)), np.ones((9, 9))), "uneven.fits")
+
+
+def test_a_tile_without_a_sky_is_refused():
+    buffer = BytesIO()
+    fits.PrimaryHDU(np.ones((3, 9, 9), np.float32)).writeto(buffer)
+    with pytest.raises(InputError, match="no celestial WCS"):
+        open_tile(buffer.getvalue(), "nowhere.fits")
+
+
+@needs_real_data
+def test_real_decals_cutouts_open_flag_or_fail():
+    folder = REAL_FITS / "gz_decals"
+    good, bad = (open_tile((folder / f"example_{n}.fits").read_bytes(), n) for n in ("a", "bad_pix"))
+    for tile, flag in ((good, 0), (bad, BAD_PIXELS)):
+        ra, dec = tile.wcs.all_pix2world([211.5], [211.5], 0)
+        assert cut(tile, ra, dec, 64).flags.tolist() == [flag]
+    with pytest.raises(InputError, match="truncated"):
+        open_tile((folder / "example_incomplete.fits").read_bytes(), "example_incomplete.fits")
+
+
+@needs_real_data
+def test_real_sdss_sources_lie_where_the_catalogue_says():
+    folder = REAL_FITS / "sdss_003900-6-0269_photoObj_uframe"
+    opened: Any = fits.getdata(folder / "frame-u-003900-6-0269.fits.bz2", header=True)
+    plane, header = opened
+    cube = fits.PrimaryHDU(np.stack([plane] * 3), header)
+    buffer = BytesIO()
+    cube.writeto(buffer)
+    rows: Any = fits.getdata(folder / "photoObj-003900-6-0269.fits", 1)
+    bright = (rows["psfflux"][:, 0] > 60) & (rows["nchild"] == 0) & (rows["objc_type"] == 6)
+    ra, dec = rows["ra"][bright], rows["dec"][bright]
+    cutouts = cut(open_tile(buffer.getvalue(), "frame-u"), ra, dec, 11)
+    assert bright.sum() >= 3
+    assert cutouts.inside.all()
+    offsets = [np.subtract(center_of_mass(np.clip(c[0], 0.3, None) - 0.3), 5) for c in cutouts.gri]
+    assert np.abs(np.median(offsets, axis=0)).max() < 0.3

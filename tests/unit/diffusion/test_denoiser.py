@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from galray.core.errors import ConfigError, InputError
+from galray.core.schema import ANSWER_INDEX
+from galray.diffusion.codec import PixelCodec
+from galray.diffusion.conditions import condition
+from galray.diffusion.denoiser import (
+    PRESETS,
+    Denoiser,
+    DenoiserConfig,
+    GalaxyPipeline,
+    build_denoiser,
+    preconditioning,
+)
+from galray.diffusion.objective import FlowMatching
+from galray.diffusion.sampler import SAMPLERS, noise_of_seeds
+
+# diffusers 0.42 converts a tensor in a way that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def pipeline(tiny: Denoiser) -> GalaxyPipeline:
+    return GalaxyPipeline.from_denoiser(tiny)
+
+
+def predict(denoiser: Denoiser, *condition_: torch.Tensor) -> torch.Tensor:
+    shape = (len(condition_[0]), *denoiser.codec.latent_shape)
+    noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return denoiser(noisy, torch.full((shape[0],), 0.5), *condition_)
+
+
+def test_prediction_has_the_shape_of_the_latents(tiny: Denoiser, votes: torch.Tensor) -> None:
+    velocity = predict(tiny, votes)
+    assert velocity.shape == (8, 12, 4, 4)
+    assert velocity.isfinite().all()
+
+
+def test_prediction_under_bfloat16_autocast(tiny: Denoiser, votes: torch.Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = predict(tiny, votes)
+    torch.testing.assert_close(velocity.float(), predict(tiny, votes), atol=0.05, rtol=0.05)
+
+
+def test_a_masked_token_cannot_be_seen(tiny: Denoiser, votes: torch.Tensor) -> None:
+    before = predict(tiny, votes)
+    index = ANSWER_INDEX["bar"]
+    assert votes[:, index].isnan().all()
+    with torch.no_grad():
+        tiny.condition_encoder.position[index] += 100.0
+    assert torch.equal(predict(tiny, votes), before)
+    seen = votes.clone()
+    seen[:, index] = 0.0
+    assert not torch.allclose(predict(tiny, seen), before, atol=1e-4)
+
+
+def test_zero_is_not_unknown_and_weights_tell(tiny: Denoiser) -> None:
+    def velocity(request: object) -> torch.Tensor:
+        votes, weights = condition(request)  # type: ignore[arg-type]
+        return predict(tiny, votes[None], weights[None])
+
+    unknown, no, yes, more = (velocity(r) for r in ([], {"bar": 0.0}, ["bar"], ["bar:1.5"]))
+    for one, other in ((unknown, no), (no, yes), (yes, more)):
+        assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_preconditioning_leaves_the_network_what_is_left(t: float) -> None:
+    """Data of deviation s: `skip` is the regression of v on x_t, and the rest has deviation `scale_out`."""
+    s, objective = 0.25, FlowMatching()
+    data, noise = noise_of_seeds([0, 1], (1, 400, 400)).unsqueeze(1)
+    data = s * data
+    noisy, target = objective.add_noise(data, noise, torch.tensor([t])), objective.target(data, noise)
+    skip, _, scale_out = preconditioning(torch.tensor(t), s)
+    regression = (target * noisy).mean() / noisy.square().mean()
+    torch.testing.assert_close(skip, regression, atol=0.02, rtol=0)
+    torch.testing.assert_close(scale_out, (target - skip * noisy).std(), atol=0.01, rtol=0)
+
+
+def test_a_new_denoiser_is_the_linear_one(votes: torch.Tensor) -> None:
+    denoiser = build_denoiser(DenoiserConfig(8, 2, (32, 32), (False, True)))
+    noisy = torch.randn(8, *denoiser.codec.latent_shape)
+    velocity = denoiser(noisy, torch.ones(8), votes)
+    torch.testing.assert_close(velocity, noisy)
+
+
+def test_parameters_are_those_of_network_and_encoder(tiny: Denoiser) -> None:
+    names = {name.split(".")[0] for name, _ in tiny.named_parameters()}
+    assert names == {"unet", "condition_encoder"}
+    assert {"codec.mean", "codec.std"} <= set(tiny.state_dict())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_images_do_not_depend_on_the_batch(
+    pipeline: GalaxyPipeline, votes: torch.Tensor, sampler: str
+) -> None:
+    def paint(rows: slice) -> np.ndarray:
+        return pipeline(votes[rows], seeds=range(8)[rows], num_steps=4, sampler=sampler)
+
+    whole, halves = paint(slice(8)), np.concatenate([paint(slice(4)), paint(slice(4, 8))])
+    assert whole.shape == (8, 8, 8, 3)
+    assert whole.dtype == np.uint8
+    # Batched matrix products may round differently, which can tip a pixel by one level of 255.
+    assert np.abs(whole.astype(int) - halves.astype(int)).max() <= 1
+    assert np.array_equal(whole, paint(slice(8)))
+    assert not np.array_equal(whole[0], whole[4]), "same votes, other seed"
+
+
+def test_pipeline_needs_a_seed_for_each_galaxy(pipeline: GalaxyPipeline, votes: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="8 galaxies need as many seeds, not 2"):
+        pipeline(votes, seeds=[1, 2])
+
+
+@pytest.mark.parametrize("opener", [GalaxyPipeline, DiffusionPipeline])
+def test_model_folder_round_trip(
+    pipeline: GalaxyPipeline, votes: torch.Tensor, tmp_path, opener: type
+) -> None:
+    pipeline.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    reopened = opener.from_pretrained(tmp_path)
+    assert isinstance(reopened, GalaxyPipeline)
+    options = {"num_steps": 3, "guidance_scale": 3.0}
+    assert np.array_equal(reopened(votes, **options), pipeline(votes, **options))
+
+
+def test_pickles_are_refused(pipeline: GalaxyPipeline, tmp_path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.BIN").write_bytes(b"\x80\x04.")
+    with pytest.raises(InputError, match=r"unet/diffusion_pytorch_model\.BIN.*safetensors"):
+        GalaxyPipeline.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="is no model folder"):
+        GalaxyPipeline.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build(name: str) -> None:
+    config = PRESETS[name]
+    with torch.device("meta"):
+        denoiser = build_denoiser(config)
+    assert denoiser.unet.config["in_channels"] == 3 * config.fold**2
+    assert denoiser.unet.config["sample_size"] * config.fold == config.size_px
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size_px": 60}, "no multiple of 8"),
+        ({"channels": (64, 100, 192)}, "multiples of norm_groups=32"),
+        ({"attention": (True,)}, "each level"),
+        ({"attention": (True, True, False)}, "lowest level must attend"),
+    ],
+)
+def test_impossible_shapes_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DenoiserConfig(**options)
+
+
+def test_codec_of_another_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match="32 px folded by 2"):
+        build_denoiser(PRESETS["64px"], PixelCodec(32, 2))

@@ -143,7 +143,10 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Return the logits of uint8 images [B, H, W, 3]; float32, under autocast too."""
         features = self.features(images)
-        return Outputs(self.morphology_head(features).float(), self.target_head(features).float())
+        # bfloat16 has 256 steps between 1 and 2: heads in it would tie the scores that rank candidates
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return Outputs(self.morphology_head(features), self.target_head(features))
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import Tensor
 
 from galray.classifier import metrics, network
+from galray.classifier.decision import DECISION_FILE, Decision
 from galray.classifier.examples import LABEL_COLUMNS, PrepareGalaxies
 from galray.classifier.network import Balance, Classifier, ClassifierConfig
 from galray.classifier.targets import find_target
@@ -36,7 +37,6 @@ from galray.core.tracking import ReportToRun, Run, track
 from galray.data.batches import decoded_once, read_galaxies
 
 CHECKPOINTS = "checkpoints"
-DECISION_FILE = "decision.json"
 PREDICTIONS_FILE = "predictions.parquet"
 MODEL = "model"
 JUDGED_SPLITS = ("validation", "test")
@@ -120,7 +120,7 @@ def classify(config: ClassifyConfig) -> Manifest:
             decision, report = judge(predictions, network.load(Path(folder, MODEL)).config)
             publication.add_folder(Path(folder, MODEL))
             publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
-        publication.write(DECISION_FILE, json.dumps(decision, indent=1))
+        publication.write(DECISION_FILE, decision.to_json())
         publication.write("metrics.json", json.dumps(report, indent=1))
         publication.lineage = {"trained_on": parents, "splits": ["train"]}
         _log_judgement(run, report, predictions)
@@ -390,24 +390,18 @@ def _report(
         ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
 
 
-def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision, dict[str, Any]]:
     """Choose the threshold on validation galaxies and judge it, on test galaxies too.
 
     Returns
     -------
-    decision : dict
-        ``target``, ``threshold``, and ``train_prevalence``, the share of positives that the
-        scores assume.
+    decision : Decision
     report : dict
         By split: counts, completeness, purity, F1 and average precision with 95% intervals.
     """
     validation = of_split(predictions, "validation")
     threshold = choose_threshold(validation["truth"].to_numpy(), validation["score"].to_numpy())
-    decision = {
-        "target": config.target_names[0],
-        "threshold": threshold,
-        "train_prevalence": config.prevalence[0],
-    }
+    decision = Decision(config.target_names[0], threshold, config.prevalence[0])
     return decision, {
         split: _judge_split(of_split(predictions, split), threshold, config) for split in JUDGED_SPLITS
     }

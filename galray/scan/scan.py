@@ -20,6 +20,7 @@ from pyarrow import fs
 from ray.data import Dataset
 
 from galray.classifier import network
+from galray.classifier.decision import Decision
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ConfigError, InputError, MissingColumnError, PublishError, nearest
@@ -32,7 +33,7 @@ from galray.data.images import Rendering
 from galray.scan.candidates import select, tables
 from galray.scan.page import page
 from galray.scan.pixels import CATALOGUE_COLUMNS, GALAXY_COLUMNS, CutSources, DecodeGalaxies
-from galray.scan.scoring import Decision, Score, score_in_task
+from galray.scan.scoring import Score, score_in_task
 
 _LARGEST_TRACKED_PAGE_BYTES = 20 << 20
 

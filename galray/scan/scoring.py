@@ -1,9 +1,7 @@
-"""Images -> scores: what a published classifier looks for, and its application to a block."""
+"""Images -> scores: a published classifier's application to a block."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,49 +10,14 @@ import pyarrow as pa
 import torch
 
 from galray.classifier import network
-from galray.core.errors import InputError
 from galray.core.manifest import local_folder
 from galray.core.schema import SCORE_SCHEMA
 from galray.core.storage import Location
 from galray.data.images import encode_jpeg
 from galray.scan.pixels import images_of
 
-DECISION_FILE = "decision.json"
 EARLY_TYPES = ("completely_round_smooth", "in_between_smooth")
 _SCORED = {name: SCORE_SCHEMA.field(name).type for name in ("score", "early_type", "image")}
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is looked for, and from which score on.
-
-    Attributes
-    ----------
-    target : str
-    threshold : float
-        In [0, 1].
-    train_prevalence : float
-        Share of positives that the target's probability assumes.
-    """
-
-    target: str
-    threshold: float
-    train_prevalence: float
-
-    @classmethod
-    def read(cls, classifier: Location) -> Decision:
-        """Read the decision that was published with a classifier.
-
-        Raises
-        ------
-        InputError
-            Where there is none, or it is none of galray's.
-        """
-        place = classifier / DECISION_FILE
-        try:
-            return cls(**json.loads(place.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{place.uri} is no decision ({error}). Run jobs/classify.py again.") from error
 
 
 class Score:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from galray.classifier import network
+from galray.classifier.decision import Decision
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, RING
 from galray.core.errors import ConfigError, InputError
@@ -21,7 +22,7 @@ from galray.core.storage import Location, open_location
 from galray.data.images import decode_rgb
 from galray.scan.pixels import scanned_schema
 from galray.scan.scan import ScanConfig, best_scores, decide
-from galray.scan.scoring import Decision, Score
+from galray.scan.scoring import Score
 
 SIZE_PX = 32
 TUNED = Decision("dust_lane_early_type", 0.7, 0.1)

@@ -12,6 +12,7 @@ ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # Ceph and others refuse trailing checksums
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
 }

@@ -20,6 +20,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_NAMED = 5  # of the columns that a table lacks; more would hide the message
+
 
 class GalrayError(Exception):
     """Base of every error that galray raises on purpose."""
@@ -47,7 +49,8 @@ class MissingColumnError(InputError):
     """
 
     def __init__(self, where: str, missing: Sequence[str], found: Sequence[str]) -> None:
-        wanted = "; ".join(f"{name!r}{nearest(name, found)}" for name in missing)
+        wanted = "; ".join(f"{name!r}{nearest(name, found)}" for name in missing[:_NAMED])
+        wanted += f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         super().__init__(
             f"{where} lacks {len(missing)} needed column(s): {wanted}. "
             f"It has {len(found)} columns. Rename the columns, or choose the table that has them."

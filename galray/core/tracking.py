@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import requests
 from matplotlib.figure import Figure
 from ray.train import UserCallback
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "galray"
 PIPELINE_TAG = "galray.pipeline"
 _PARAM_LENGTH = 500
+_FIRST_ANSWER_S = 15.0
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +135,7 @@ def _pipeline_run(config: JobConfig) -> Run:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(config)
+    _check_reachable(uri)
     pipeline = config.root_location.uri
     try:
         experiment_id = _experiment(uri, config)
@@ -144,7 +147,7 @@ def _pipeline_run(config: JobConfig) -> Run:
         )
     except MlflowException as error:
         raise ConfigError(
-            f"The tracking server {_without_password(uri)} does not answer: {error.error_code}. "
+            f"The tracking server {_without_password(uri)} refuses: {error.error_code}. "
             "Check MLFLOW_TRACKING_URI and its credentials, or unset it to track in a local file."
         ) from error
     if found:
@@ -152,6 +155,21 @@ def _pipeline_run(config: JobConfig) -> Run:
     run = _create(uri, experiment_id, config.root_location.name, {PIPELINE_TAG: pipeline})
     run.end()
     return run
+
+
+def _check_reachable(uri: str) -> None:
+    """Ask for an answer once: MLflow would ask for minutes, which is right later, but not at the start."""
+    if not uri.startswith("http"):
+        return
+    try:
+        requests.head(uri, timeout=_FIRST_ANSWER_S)
+    except requests.exceptions.SSLError:
+        return  # it answers; the certificate is for MLflow's own settings to judge
+    except requests.RequestException as error:
+        raise ConfigError(
+            f"No answer from the tracking server {_without_password(uri)}. "
+            "Check MLFLOW_TRACKING_URI and the network, or unset it to track in a local file."
+        ) from error
 
 
 def _experiment(uri: str, config: JobConfig) -> str:

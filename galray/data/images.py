@@ -8,6 +8,8 @@ the order g, r, i, their first row at the bottom of the sky as FITS has it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -108,7 +110,8 @@ def check_image(
     if expected_size_px is not None and size_px != tuple(expected_size_px):
         raise ImageRejected("wrong_size", f"{_by(size_px)} pixels, where {_by(expected_size_px)} is expected")
     if decode:
-        decode_rgb(data)
+        with _opened(data) as image:
+            image.load()
     return size_px
 
 
@@ -128,9 +131,16 @@ def decode_rgb(data: bytes) -> np.ndarray:
     ImageRejected
         Where the bytes do not decode.
     """
+    with _opened(data) as image:
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a JPEG or PNG; what Pillow says of its faults, then or later, becomes a rejection."""
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return np.array(image.convert("RGB"))
+            yield image
     except Image.DecompressionBombError as error:
         raise ImageRejected("decompression_bomb", str(error)) from error
     except UnidentifiedImageError as error:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from galray.core.errors import InputError
 from galray.core.schema import N_ANSWERS
 from galray.data.sources import ImageSource, ParquetSource, climbs_out
-from galray.data.tables import Catalogue, as_floats, as_ids, as_text, gz2_votes
+from galray.data.tables import Catalogue, as_floats, as_ids, as_text, gz2_votes, vote_columns
 
 ROWS_PER_BLOCK = 512
 
@@ -104,7 +104,7 @@ def plan_gz2(catalogue: Catalogue, mapping: Catalogue | None, source: ImageSourc
     MissingColumnError
     """
     id_column = catalogue.table[catalogue.first_of(["dr7objid", "objid"])]
-    catalogue.require(["total_classifications"])
+    catalogue.require(["total_classifications", *vote_columns(statistic)])
     votes, problems = gz2_votes(catalogue, statistic)
     plan = Plan.of(catalogue.row, as_text(id_column), *as_ids(id_column))
     plan.votes[:] = votes

@@ -77,6 +77,7 @@ def make_survey(config: SurveyConfig) -> Manifest:
 def _write_labelled(config: SurveyConfig, publication: Publication) -> None:
     render = _RenderLabelled(config.mock)
     chunks = ray.data.range(config.labelled, override_num_blocks=-(-config.labelled // _GALAXIES_PER_TASK))
+    chunks.context.enable_progress_bars = False  # in favour of our own, which knows the galaxies
     rendered = chunks.map_batches(render, batch_size=None, batch_format="pyarrow")
     progress = Progress("mock galaxies", config.labelled, "galaxies")
     tables: dict[str, list[pa.Table]] = {"truth": [], "votes": [], "mapping": []}
@@ -129,6 +130,7 @@ def _write_tiles(config: SurveyConfig, publication: Publication) -> None:
     tiles = ray.data.range(config.tiles, override_num_blocks=config.tiles).map_batches(
         task, batch_size=None, batch_format="pyarrow"
     )
+    tiles.context.enable_progress_bars = False
     progress = Progress("mock tiles", config.tiles, "tiles")
     truth: list[pa.Table] = []
     for row in tiles.iter_rows():

@@ -214,6 +214,11 @@ def as_floats(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(values == _MISSING, np.nan, values), legible
 
 
+def vote_columns(statistic: str) -> list[str]:
+    """Return the names of the 37 columns of one vote statistic, in schema order."""
+    return [f"{answer.column}_{statistic}" for answer in ANSWERS]
+
+
 def gz2_votes(catalogue: Catalogue, statistic: str) -> tuple[np.ndarray, list[str | None]]:
     """Read the 37 vote fractions of a Galaxy Zoo 2 table (Hart et al. 2016).
 
@@ -235,7 +240,7 @@ def gz2_votes(catalogue: Catalogue, statistic: str) -> tuple[np.ndarray, list[st
     ------
     MissingColumnError
     """
-    columns = [f"{answer.column}_{statistic}" for answer in ANSWERS]
+    columns = vote_columns(statistic)
     catalogue.require(columns)
     votes = np.empty((len(catalogue.table), N_ANSWERS), dtype=np.float32)
     problems: list[str | None] = [None] * len(votes)

@@ -71,7 +71,7 @@ class SynthesizeConfig(JobConfig):
     guidance_scale: float = 2.0
     """1 follows the votes as they are; more follows them harder, at a loss of variety."""
     num_steps: int = 20
-    sampler: str = "dpm++"
+    sampler: str = "unipc"
     batch_size: int = 50
     seed: int = 0
     scaling: Scaling = field(default_factory=Scaling)

@@ -34,6 +34,11 @@ def test_missing_columns_are_named_with_their_nearest():
     assert "Rename the columns" in str(error)
 
 
+def test_a_wrong_table_does_not_list_every_column():
+    error = MissingColumnError("votes.csv", [f"t{i}" for i in range(37)], ["ra"])
+    assert "lacks 37 needed column(s): 't0'; 't1'; 't2'; 't3'; 't4' and 32 more." in str(error)
+
+
 @pytest.mark.parametrize(
     "error",
     [

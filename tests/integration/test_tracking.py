@@ -1,0 +1,118 @@
+"""Runs on a real MLflow server and in a local file: nested, ended, and without secrets."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from galray.core.config import JobConfig
+from galray.core.errors import ConfigError
+from galray.core.tracking import EXPERIMENT, PIPELINE_TAG, track
+from tests.integration import services
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paint(JobConfig):
+    steps: int = 3
+
+
+@pytest.fixture(params=["server", "file"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "server":
+        yield request.getfixturevalue("mlflow_uri")
+    else:
+        yield f"sqlite:///{tmp_path}/run/mlflow.db"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Paint:
+    return Paint(root=str(tmp_path / "run"))
+
+
+def runs(uri: str, config: Paint) -> tuple[Run, dict[str | None, Run]]:
+    """Return the pipeline's run and those nested under it, by name."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    everything = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in everything if run.data.tags.get(PIPELINE_TAG) == config.root]
+    nested = [r for r in everything if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, {run.info.run_name: run for run in nested}
+
+
+def test_jobs_are_nested_under_one_pipeline(uri: str, config: Paint) -> None:
+    for job in ("train", "synthesize"):
+        with track(job, config) as run:
+            run.metrics({"loss": 2.0, "unknown": float("nan")}, step=1)
+            run.metrics({"loss": 1.0}, step=2)
+    parent, nested = runs(uri, config)
+    assert parent.info.status == "FINISHED"
+    assert {name: run.info.status for name, run in nested.items()} == {
+        "train": "FINISHED",
+        "synthesize": "FINISHED",
+    }
+    assert nested["train"].data.params == {"root": config.root, "resume": "False", "steps": "3"}
+    history = MlflowClient(uri).get_metric_history(nested["train"].info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+    assert set(nested["train"].data.metrics) == {"loss"}
+
+
+def test_figures_texts_and_files_are_kept(uri: str, config: Paint, tmp_path: Path) -> None:
+    with track("evaluate", config) as run:
+        run.figure(Figure(), "figures/one.png")
+        run.text("{}", "report.json")
+        run.file("tables/data.bin", b"\x00\x01")
+    client = MlflowClient(uri)
+    paths = [
+        item.path
+        for folder in ("", "figures", "tables")
+        for item in client.list_artifacts(run.run_id, folder)
+    ]
+    assert {"figures/one.png", "report.json", "tables/data.bin"} <= set(paths)
+    copy = client.download_artifacts(run.run_id, "tables/data.bin", str(tmp_path))
+    assert Path(copy).read_bytes() == b"\x00\x01"
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_ends_as_its_job_did(uri: str, config: Paint, error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), track("train", config):
+        raise error
+    assert runs(uri, config)[1]["train"].info.status == status
+
+
+def test_a_child_is_nested_under_its_job(uri: str, config: Paint) -> None:
+    with track("tune", config) as run:
+        child = run.child("trial 1", {"trial": "1"})
+        child.end()
+    found = MlflowClient(uri).get_run(child.run_id)
+    assert found.data.tags["mlflow.parentRunId"] == run.run_id
+    assert found.data.tags["trial"] == "1"
+
+
+def test_without_a_server_the_records_lie_beside_the_pipeline(config: Paint) -> None:
+    with track("train", config):
+        pass
+    with sqlite3.connect(Path(config.root) / "mlflow.db") as records:
+        assert records.execute("select count(*) from runs").fetchone() == (2,)
+    records.close()
+
+
+def test_a_server_that_is_not_there_is_told_soon(config: Paint, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = services.free_ports(1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{port}")
+    started_s = time.monotonic()
+    with (
+        pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}.*MLFLOW_TRACKING_URI") as caught,
+        track("train", config),
+    ):
+        pass
+    assert "hunter2" not in str(caught.value)
+    assert time.monotonic() - started_s < 30

@@ -44,11 +44,11 @@ class SurveyConfig(JobConfig):
 
     labelled: int = 5000
     """Labelled galaxies, with images and votes."""
-    tiles: int = 10
+    tiles: int = 12
     """Survey tiles to scan, of a few hundred sources each."""
     tile_dust_lane_fraction_early: float = 0.03
     """Share of dust lanes among the early types on the tiles."""
-    mock: MockConfig = field(default_factory=MockConfig)
+    mock: MockConfig = field(default_factory=lambda: MockConfig(dust_lane_fraction_early=0.05))
     output: str = "{root}/survey"
 
     def __post_init__(self) -> None:
@@ -188,6 +188,6 @@ def _unpack(data: bytes) -> pa.Table:
 
 
 PRESETS = {
-    "laptop": Preset("5,000 labelled galaxies and 10 tiles: about two minutes on two cores", SurveyConfig()),
+    "laptop": Preset("5,000 labelled galaxies and 12 tiles: about a minute on two cores", SurveyConfig()),
     "debug": Preset("a few galaxies, in seconds", SurveyConfig(labelled=400, tiles=1)),
 }

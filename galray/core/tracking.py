@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
-from matplotlib.figure import Figure
 from ray.train import UserCallback
 
 from galray.core.config import JobConfig
 from galray.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 EXPERIMENT = "galray"

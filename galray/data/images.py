@@ -88,8 +88,8 @@ def check_image(
     max_pixels : int
         A header that claims more is refused before anything is decoded.
     decode : bool
-        Also decode every pixel. Without it only headers and the end are read, some hundred
-        times faster, which finds everything but damage inside the compressed data.
+        Also decode the compressed data to their end. Without it only headers and the end are read,
+        some fifty times faster, which finds everything but damage inside the compressed data.
 
     Returns
     -------
@@ -111,6 +111,8 @@ def check_image(
         raise ImageRejected("wrong_size", f"{_by(size_px)} pixels, where {_by(expected_size_px)} is expected")
     if decode:
         with _opened(data) as image:
+            # At an eighth of its size a JPEG is still read to its last bit, in half the time.
+            image.draft(None, (1, 1))
             image.load()
     return size_px
 

@@ -30,5 +30,9 @@ def quiet_worker() -> None:
 
 def _silence_ray_about_itself() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled."
+    # "Detected that the Ray Train controller is dead": so it is, after every run.
+    logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(
+        logging.ERROR
+    )
     # Ray Train sets an option of Ray Data that Ray Data deprecates.
     warnings.filterwarnings("ignore", message=r".*ExecutionOptions\.exclude_resources.*")

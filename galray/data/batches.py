@@ -10,7 +10,13 @@ from ray.data import Dataset
 from ray.data.expressions import col
 
 from galray.core.errors import InputError
-from galray.core.schema import ANSWER_INDEX, N_ANSWERS, votes_of_label
+from galray.core.schema import (
+    ANSWER_INDEX,
+    N_ANSWERS,
+    QUESTION_INDEX,
+    QUESTION_OF_ANSWER,
+    votes_of_label,
+)
 from galray.core.shards import read_shards
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
@@ -98,17 +104,28 @@ def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
     return images
 
 
-class RepeatOdd:
-    """Show the galaxies that volunteers find odd several times an epoch.
+class Emphasise:
+    """Show the galaxies that volunteers gave certain answers to several times an epoch.
 
-    They are a percent of all, and what the model is for.
+    Rare morphologies are a percent of all, and what the model is for.
+
+    Parameters
+    ----------
+    answers : sequence of str
+        GZ2 answers; a galaxy counts where each of them has at least half of the votes, and, for a
+        feature that is asked for only of odd galaxies, enough volunteers found the galaxy odd.
+    times : int
     """
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, answers: Sequence[str], times: int) -> None:
+        self._columns = [ANSWER_INDEX[name] for name in answers]
         self._times = times
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
-        odd_votes = votes_array(galaxies)[:, ANSWER_INDEX["odd"]]
+        votes = votes_array(galaxies)
         volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        odd = np.nan_to_num(odd_votes * volunteers) >= ODD_VOLUNTEERS
-        return galaxies.take(np.repeat(np.arange(len(galaxies)), np.where(odd, self._times, 1)))
+        found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
+        asked_if_odd = QUESTION_OF_ANSWER[self._columns] == QUESTION_INDEX["odd_feature"]
+        given = (np.nan_to_num(votes[:, self._columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
+        times = np.where(given.all(axis=1), self._times, 1)
+        return galaxies.take(np.repeat(np.arange(len(galaxies)), times))

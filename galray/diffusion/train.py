@@ -22,10 +22,11 @@ from torch.nn.utils import clip_grad_norm_
 
 from galray.core.cluster import Progress, Scaling, say, train_run
 from galray.core.config import JobConfig, Preset, require
-from galray.core.errors import EmptyInputError
+from galray.core.errors import EmptyInputError, nearest
 from galray.core.manifest import Manifest, publish, standing
+from galray.core.schema import ANSWER_INDEX
 from galray.core.tracking import ReportToRun, track
-from galray.data.batches import DecodeGalaxies, RepeatOdd, decoded_once, read_galaxies
+from galray.data.batches import DecodeGalaxies, Emphasise, decoded_once, read_galaxies
 from galray.diffusion.codec import PixelCodec
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.denoiser import PRESETS as DENOISERS
@@ -64,18 +65,22 @@ class TrainConfig(JobConfig):
     """Probability that a question is hidden from the denoiser."""
     p_all: float = 0.1
     """Probability that all are hidden: what guidance is measured against."""
-    odd_repeats: int = 1
-    """How often an epoch shows galaxies that volunteers find odd."""
+    emphasis: tuple[str, ...] = ()
+    """Answers that mark the galaxies to show more often, such as smooth dust_lane."""
+    emphasis_repeats: int = 1
+    """How often an epoch shows them."""
     bfloat16: bool = True
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "odd_repeats"):
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "emphasis_repeats"):
             require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} must be at least 1.")
         for name in ("p_question", "p_all", "ema_decay"):
             require(0 <= getattr(self, name) <= 1, f"--{name.replace('_', '-')} must lie in [0, 1].")
+        for name in self.emphasis:
+            require(name in ANSWER_INDEX, f"--emphasis: {name!r} is no answer{nearest(name, ANSWER_INDEX)}.")
         require(
             self.batch_size % self.scaling.workers == 0,
             f"--batch-size {self.batch_size} is no multiple of --scaling.workers {self.scaling.workers}.",
@@ -134,8 +139,9 @@ def train(config: TrainConfig) -> Manifest:
 
 def _training_set(config: TrainConfig) -> Dataset:
     galaxies = read_galaxies(config.location(config.galaxies), "train", _COLUMNS)
-    if config.odd_repeats > 1:
-        galaxies = galaxies.map_batches(RepeatOdd(config.odd_repeats), batch_format="pyarrow")
+    if config.emphasis:
+        emphasise = Emphasise(config.emphasis, config.emphasis_repeats)
+        galaxies = galaxies.map_batches(emphasise, batch_format="pyarrow")
     decode = DecodeGalaxies(config.denoiser.size_px)
     return decoded_once(galaxies.map_batches(decode, batch_format="pyarrow", batch_size=256))
 
@@ -340,14 +346,15 @@ PRESETS = {
         TrainConfig(
             denoiser=DENOISERS["64px-quick"],
             objective=FlowMatching(logit_mean=0.5),
-            steps=800,
+            steps=650,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=40,
             weight_decay=0.0,
             ema_decay=0.985,
             p_question=0.1,
-            odd_repeats=4,
+            emphasis=("smooth", "dust_lane"),
+            emphasis_repeats=20,
             checkpoint_every=200,
         ),
     ),

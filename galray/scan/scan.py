@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -327,6 +327,7 @@ def _summary(counts: Mapping[str, int]) -> str:
 PRESETS = {
     "laptop": Preset("the survey of this pipeline", ScanConfig()),
     "debug": Preset(
-        "the same in small units of work", replace(ScanConfig(), batch_size=32, rows_per_task=128)
+        "small units of work, and the best dozen whatever they score: a debug classifier knows nothing",
+        ScanConfig(batch_size=32, rows_per_task=128, threshold=0.0, max_candidates=12),
     ),
 }

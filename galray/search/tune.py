@@ -192,28 +192,30 @@ def summarise(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def heat_map(points: pd.DataFrame) -> Figure:
-    """Draw the mean objective of every point, with its standard error over seeds."""
+    """Draw the mean objective of every point, with its standard error where there are several seeds."""
     augmented: Any = points[points["augmentation_ratio"] > 0]
     grid = augmented.pivot(index="guidance_scale", columns="augmentation_ratio", values=OBJECTIVE)
     errors = augmented.pivot(
         index="guidance_scale", columns="augmentation_ratio", values=f"{OBJECTIVE}_standard_error"
     )
-    figure = Figure(figsize=(1.6 + 1.2 * grid.shape[1], 1.4 + 0.7 * grid.shape[0]), layout="constrained")
+    figure = Figure(figsize=(3.0 + 1.2 * grid.shape[1], 2.0 + 0.7 * grid.shape[0]), layout="constrained")
     ax = figure.subplots()
-    ax.imshow(grid, cmap="viridis", aspect="auto", origin="lower")
+    ax.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(grid.to_numpy()):
-        text = f"{value:.3f}\n± {errors.to_numpy()[row, column]:.3f}"
-        ax.text(column, row, text, ha="center", va="center", color="white", fontsize=8)
+        error = errors.to_numpy()[row, column]
+        text = f"{value:.3f}" if np.isnan(error) else f"{value:.3f}\n± {error:.3f}"
+        colour = "black" if value > 0.6 else "white"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     _label_axes(ax, grid.columns.tolist(), grid.index.tolist())
     real_only = points.loc[points["augmentation_ratio"] == 0, OBJECTIVE]
-    ax.set_title(f"validation average precision (real only: {real_only.mean():.3f})", fontsize=9)
+    ax.set_title(f"validation average precision\nreal only: {real_only.mean():.3f}", fontsize=9)
     return figure
 
 
 def _label_axes(ax: Any, ratios: Sequence[float], guidances: Sequence[float]) -> None:
     ax.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
     ax.set_yticks(range(len(guidances)), [f"{guidance:g}" for guidance in guidances])
-    ax.set(xlabel="synthetic galaxies for each real one", ylabel="guidance scale")
+    ax.set(xlabel="synthetic for each real galaxy", ylabel="guidance scale")
 
 
 PRESETS = {

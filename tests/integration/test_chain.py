@@ -1,11 +1,9 @@
-"""The whole chain, job by job, against a bucket and a tracking server; and the README's commands."""
+"""The whole chain as the README shows it, job by job, against a bucket and a tracking server."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,11 @@ from mlflow import MlflowClient
 from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
+from galray.diffusion import denoiser as _registers_the_pipeline  # noqa: F401
 from galray.diffusion.conditions import condition
 from tests.integration.conftest import RunJob
 from tests.integration.services import REPOSITORY
 
-CHAIN = (
-    ("mock", ()),
-    ("ingest", ()),
-    ("train", ()),
-    ("synthesize", ()),
-    ("classify", ("--synthetic", "{root}/synthetic")),
-    ("tune", ()),
-    # an untrained classifier's own threshold may select nothing to grade
-    ("scan", ("--threshold", "0", "--max-candidates", "12")),
-)
 OUTPUTS = {
     "survey": "survey",
     "galaxies": "galaxies",
@@ -45,10 +34,20 @@ OUTPUTS = {
 }
 
 
-def run_chain(run: RunJob, root: str) -> None:
-    for name, options in CHAIN:
-        done = run(name, "debug", "--root", root, *options)
-        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+def readme_commands() -> list[list[str]]:
+    """Return the words of each ``python jobs/...`` command that the README shows."""
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [words for words in commands if words[0] == "python"]
+
+
+def run_readme(run: RunJob, root: str) -> None:
+    """Run the README's commands as they stand, but for the root."""
+    commands = readme_commands()
+    assert len(commands) == 7
+    for _, script, *options in commands:
+        done = run(Path(script).stem, *(root if word == "runs/try" else word for word in options))
+        assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
 
 
 @pytest.fixture(params=["python", "submit"])
@@ -56,13 +55,13 @@ def chain_root(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str) ->
     """A bucket's prefix in which the whole chain has run, in either way of starting jobs."""
     assert mlflow_uri
     run = request.getfixturevalue("run_job" if request.param == "python" else "submit_job")
-    run_chain(run, s3_root)
+    run_readme(run, s3_root)
     return s3_root
 
 
 @pytest.mark.timeout(1500)
 def test_chain_in_bucket(chain_root: str, mlflow_uri: str, tmp_path: Path, run_job: RunJob) -> None:
-    """Every job publishes its output, tracks itself, and reads what the job before it wrote."""
+    """The README's commands: every job publishes, tracks itself, and reads what the one before it wrote."""
     root = open_location(chain_root)
     for folder, kind in OUTPUTS.items():
         manifest = Manifest.read(root / folder, kind)
@@ -120,7 +119,7 @@ def assert_runs_nested(tracking_uri: str, pipeline: str) -> None:
 
 
 def assert_paints(denoiser: Location) -> None:
-    """diffusers opens the published folder by itself, and it paints."""
+    """diffusers opens the published folder, and it paints."""
     with local_folder(denoiser, "denoiser") as folder:
         pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), low_cpu_mem_usage=False)
     votes = condition(["smooth", "odd", "dust_lane"]).votes
@@ -142,27 +141,6 @@ def assert_grades_come_back(root: Location, folder: Path, run_job: RunJob) -> No
     labels = read_shards(root / "vetted-galaxies")["label"].to_pylist()
     assert labels.count("dust_lane_early_type") == 4
     assert labels.count("not_dust_lane_early_type") == 8
-
-
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("python ")]
-
-
-@pytest.mark.timeout(1200)
-def test_readme_commands(tmp_path: Path) -> None:
-    """The commands that the README shows run as they stand, but for the root they write to."""
-    commands = readme_commands()
-    assert len(commands) >= 7
-    root = tmp_path / "try"
-    for command in commands:
-        words = shlex.split(command.replace("runs/try", str(root)))
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=REPOSITORY, capture_output=True, text=True, timeout=400
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    Manifest.read(open_location(str(root / "candidates")), "candidates")
 
 
 @pytest.mark.timeout(1200)

@@ -10,51 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
 import pytest
-from mlflow.tracking import MlflowClient
 
 from galray.core.errors import InputError
 from galray.core.manifest import UNFINISHED, Manifest
-from galray.core.schema import GALAXY_SCHEMA
 from galray.core.storage import Location, open_location
 from tests.integration import gz2_files as gz2
 from tests.integration import services
 from tests.integration.conftest import RunJob
 
 MOCK = ("debug", "--labelled", "120", "--tiles", "0")
-
-
-@pytest.mark.parametrize("how", ["run_job", "submit_job"])
-def test_mock_and_ingest_in_a_bucket_with_a_tracking_server(
-    how: str, request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str
-) -> None:
-    run: RunJob = request.getfixturevalue(how)
-
-    assert run("mock", *MOCK, "--root", s3_root).returncode == 0
-    assert run("ingest", "debug", "--root", s3_root).returncode == 0
-
-    galaxies = open_location(f"{s3_root}/galaxies")
-    manifest = Manifest.read(galaxies, "galaxies")
-    assert manifest.counts == {"rows_in": 120, "rows_out": 120, "rejects": 0}
-    shards = pads.dataset(manifest.paths(galaxies, "shards"), filesystem=galaxies.filesystem)
-    assert shards.schema.equals(GALAXY_SCHEMA)
-    assert shards.count_rows() == 120
-    assert _tracked(mlflow_uri, s3_root) == {"mock": "FINISHED", "ingest": "FINISHED"}
-
-
-def _tracked(mlflow_uri: str, root: str) -> dict[str | None, str]:
-    """Return the state of each job run that is nested under the pipeline's run."""
-    client = MlflowClient(mlflow_uri)
-    experiment = client.get_experiment_by_name("galray")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if run.data.tags.get("galray.pipeline") == root]
-    return {
-        run.info.run_name: run.info.status
-        for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-    }
 
 
 @pytest.fixture

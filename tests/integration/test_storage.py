@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as pads
 import pytest
 
 from galray.core.errors import InputError

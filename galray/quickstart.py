@@ -268,7 +268,7 @@ def _summary(config: QuickstartConfig, arms: dict[str, Arm], seconds: dict[str, 
         lines.append(f"| {_ARMS[name]} | {found.completeness} | {found.purity} | {arm.average_precision} |")
     lines += [
         "",
-        f"One run with seed {config.classify.seed}: a try-out, not a study. The README says how to do one.",
+        f"One run with seed {config.classify.seed}: a try-out, not a study: mind the intervals.",
         "",
         "Where to look:",
         f"- candidates to grade: {place}/candidates-augmented/index.html",

@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 
+import ray
+
 _CHATTY = ("ray.data", "ray.train", "ray.tune", "alembic", "mlflow")
 
 
@@ -25,6 +27,9 @@ def quiet_worker() -> None:
     # Not by loggers' levels: Ray Data and Ray Train set theirs anew when a task imports them.
     logging.disable(logging.INFO)
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"  # a worker's bars would garble the driver's
+    # Ray Train's cleaner looks its cluster up by this: beside a second cluster on the machine it would
+    # find neither, and never give back the cores of a finished trial.
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     _silence_ray_about_itself()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,11 +55,10 @@ class ShardSink(Datasink[list[FileRecord]]):
             return []
         rows = pa.concat_tables(tables, promote_options="permissive")
         name = f"part-{ctx.task_idx:05d}.parquet"
-        good = rows["reason"].is_null()
         if rows["reason"].null_count == len(rows):  # the common case, without a copy of the images
             return [self._write(f"{SHARDS}/{name}", rows, self._schema)]
         parts = [
-            (f"{SHARDS}/{name}", rows.filter(good), self._schema),
+            (f"{SHARDS}/{name}", rows.filter(rows["reason"].is_null()), self._schema),
             (f"{REJECTS}/{name}", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
         ]
         return [self._write(path, part, schema) for path, part, schema in parts if len(part)]
@@ -111,6 +110,14 @@ def count_rows(publication: Publication) -> None:
         raise EmptyInputError(
             f"Not one usable row is left for {publication.location.uri}: {causes or 'no row came in'}."
         )
+
+
+def rejects_told(counts: Mapping[str, int]) -> str:
+    """Say how many rows were set aside, and why: ``3 rejects (2 duplicate_id, 1 missing_image)``."""
+    reasons = [
+        f"{n} {name.removeprefix('rejects.')}" for name, n in counts.items() if name.startswith("rejects.")
+    ]
+    return f"{counts['rejects']} rejects" + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def reject_reasons(location: Location, records: Sequence[FileRecord]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ImageRejected
 from galray.core.manifest import Manifest, publish, standing
 from galray.core.schema import GALAXY_SCHEMA, REJECT_SCHEMA, split_of
-from galray.core.shards import write_shards
+from galray.core.shards import rejects_told, write_shards
 from galray.core.tracking import track
 from galray.data.images import SAFE_PIXELS, check_image, crop_centre, decode_rgb, encode_jpeg, resize
 from galray.data.plan import plan_gz2, plan_labelled
@@ -166,7 +166,9 @@ def ingest(config: IngestConfig) -> Manifest:
         )
         write_shards(examined, publication, GALAXY_SCHEMA)
         run.metrics(publication.counts)
-    say(f"ingest: {summary(publication.counts)} -> {output.uri}")
+    counts = publication.counts
+    told = f"{counts['rows_in']} rows in, {counts['rows_out']} galaxies, {rejects_told(counts)}"
+    say(f"ingest: {told} -> {output.uri}")
     return Manifest.read(output)
 
 
@@ -174,15 +176,6 @@ def _source(config: IngestConfig) -> ImageSource:
     if config.labelled:
         return ParquetSource(config.location(config.labelled))
     return open_source(config.location(config.images))
-
-
-def summary(counts: dict[str, int]) -> str:
-    """Say how many rows came in, and what became of them."""
-    reasons = [
-        f"{n} {name.removeprefix('rejects.')}" for name, n in counts.items() if name.startswith("rejects.")
-    ]
-    aside = f" ({', '.join(reasons)})" if reasons else ""
-    return f"{counts['rows_in']} rows in, {counts['rows_out']} galaxies, {counts['rejects']} rejects{aside}"
 
 
 _GZ2 = IngestConfig(

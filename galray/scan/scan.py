@@ -26,7 +26,7 @@ from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ConfigError, InputError, MissingColumnError, PublishError, nearest
 from galray.core.manifest import Manifest, local_folder, publish, standing
 from galray.core.schema import SCORE_SCHEMA
-from galray.core.shards import read_shards, shard_paths, write_shards
+from galray.core.shards import read_shards, rejects_told, shard_paths, write_shards
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
 from galray.data.images import Rendering
@@ -180,7 +180,9 @@ class _Survey:
             publication.lineage |= {"target": self.decision.target}
             rate = publication.counts["rows_in"] / (time.monotonic() - started_s)
             run.metrics({**publication.counts, "sources_per_s": rate})
-        say(f"scan: {_summary(publication.counts)}, {rate:.0f} sources/s -> {output.uri}")
+        counts = publication.counts
+        told = f"{counts['rows_in']} sources, {counts['rows_out']} scored, {rejects_told(counts)}"
+        say(f"scan: {told}, {rate:.0f} sources/s -> {output.uri}")
         return Manifest.read(output)
 
     def _scored(self, sources: Dataset) -> Dataset:
@@ -314,14 +316,6 @@ def best_scores(scores: Location, threshold: float, count: int) -> tuple[pa.Tabl
     if len(high) > count:
         floor = np.partition(high, -count)[-count]
     return shards.to_table(filter=pc.field("score") >= floor), len(high)
-
-
-def _summary(counts: Mapping[str, int]) -> str:
-    reasons = [
-        f"{n} {name.removeprefix('rejects.')}" for name, n in counts.items() if name.startswith("rejects.")
-    ]
-    aside = f" ({', '.join(reasons)})" if reasons else ""
-    return f"{counts['rows_in']} sources, {counts['rows_out']} scored, {counts['rejects']} rejects{aside}"
 
 
 PRESETS = {

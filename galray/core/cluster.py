@@ -24,6 +24,7 @@ from galray.core.storage import Location
 logger = logging.getLogger("galray")
 
 _LAPTOP_OBJECT_STORE_BYTES = 1 << 30
+_ELASTIC_CHECK_INTERVAL_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Scaling:
 
     workers: int = 1
     """Training processes; one GPU each where GPUs are used."""
+    min_workers: int = 0
+    """Go on with as few as these when nodes are lost, and grow back when they return; 0 waits for all."""
+    shard: bool = False
+    """Divide weights, gradients and optimiser state among the workers (FSDP2): for large networks."""
     use_gpu: bool = False
     cpus_per_worker: int = 1
     """CPUs that Ray sets aside for each worker."""
@@ -43,13 +48,18 @@ class Scaling:
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"--scaling.workers is {self.workers}; give at least 1.")
         require(
+            0 <= self.min_workers <= self.workers,
+            f"--scaling.min-workers {self.min_workers} is not within 0 and --scaling.workers {self.workers}.",
+        )
+        require(
             self.cpus_per_worker >= 1,
             f"--scaling.cpus-per-worker is {self.cpus_per_worker}; give at least 1.",
         )
 
     def ray(self) -> ScalingConfig:
         return ScalingConfig(
-            num_workers=self.workers,
+            num_workers=(self.min_workers, self.workers) if self.min_workers else self.workers,
+            elastic_resize_monitor_interval_s=_ELASTIC_CHECK_INTERVAL_S,
             use_gpu=self.use_gpu,
             resources_per_worker={"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {}),
         )
@@ -66,7 +76,9 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
         storage_path=storage.path,
         storage_filesystem=storage.filesystem,
         failure_config=FailureConfig(max_failures=scaling.max_failures),
-        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1, checkpoint_score_attribute="loss", checkpoint_score_order="min"
+        ),
         callbacks=callbacks,
     )
 

@@ -8,6 +8,7 @@
     │   └── ImageRejected       one image cannot be used; carries a rejection reason
     ├── LineageError            data would leak from where it must not be seen
     ├── PublishError            an output that already stands, or is unfinished
+    ├── TrainingError           a training that cannot go on
     └── StorageError            a folder or bucket that cannot be used
         ├── StorageUnreachable  no answer from the endpoint
         └── StorageDenied       the keys or permissions are refused
@@ -91,6 +92,10 @@ class LineageError(GalrayError):
 
 class PublishError(GalrayError):
     """An output that already stands, or one that is unfinished."""
+
+
+class TrainingError(GalrayError):
+    """A training that cannot go on; says at which step and why."""
 
 
 class StorageError(GalrayError):

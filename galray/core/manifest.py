@@ -286,12 +286,15 @@ def local_folder(location: Location, kind: str) -> Iterator[Path]:
         yield root
 
 
-def write_parquet(location: Location, path: str, table: pa.Table) -> FileRecord:
+def write_parquet(
+    location: Location, path: str, table: pa.Table, rows_per_row_group: int = ROWS_PER_ROW_GROUP
+) -> FileRecord:
     """Write a table as one Parquet file below `location` and return its record.
 
-    Binary columns hold images, which are compressed already: no codec, dictionary or extremes.
+    Binary columns hold images, which are compressed already, or latents, which are mostly noise: no codec,
+    dictionary or extremes.
     """
-    plain = [_parquet_path(field) for field in table.schema if not pa.types.is_binary(field.type)]
+    plain = [_parquet_path(field) for field in table.schema if not _is_bulk(field.type)]
     options: dict[str, Any] = {
         "compression": dict.fromkeys(plain, "zstd"),
         "use_dictionary": plain,
@@ -299,7 +302,7 @@ def write_parquet(location: Location, path: str, table: pa.Table) -> FileRecord:
     }
     with (location / path).writing() as file:
         sink = _Checksummed(file)
-        pq.write_table(table, sink, row_group_size=ROWS_PER_ROW_GROUP, **options)
+        pq.write_table(table, sink, row_group_size=rows_per_row_group, **options)
     return FileRecord(path, sink.bytes, sink.sha256.hexdigest(), table.num_rows)
 
 
@@ -322,6 +325,10 @@ class _Checksummed(io.RawIOBase):
         self.sha256.update(data)
         self.bytes += len(data)
         return len(data)
+
+
+def _is_bulk(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _parquet_path(field: pa.Field) -> str:

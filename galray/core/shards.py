@@ -13,7 +13,7 @@ from ray.data.datasource import WriteResult
 from ray.data.expressions import Expr
 
 from galray.core.errors import EmptyInputError, InputError
-from galray.core.manifest import FileRecord, Manifest, Publication, write_parquet
+from galray.core.manifest import ROWS_PER_ROW_GROUP, FileRecord, Manifest, Publication, write_parquet
 from galray.core.schema import REJECT_REASONS, REJECT_SCHEMA
 from galray.core.storage import Location
 
@@ -36,12 +36,21 @@ class ShardSink(Datasink[list[FileRecord]]):
         What a good row is cast to; columns beyond it are left out.
     rows_per_shard : int
         Ray gathers about so many rows before a task writes them.
+    rows_per_row_group : int
+        What a reader must read at once.
     """
 
-    def __init__(self, location: Location, schema: pa.Schema, rows_per_shard: int = 2048) -> None:
+    def __init__(
+        self,
+        location: Location,
+        schema: pa.Schema,
+        rows_per_shard: int = 2048,
+        rows_per_row_group: int = ROWS_PER_ROW_GROUP,
+    ) -> None:
         self._location = location
         self._schema = schema
         self._rows_per_shard = rows_per_shard
+        self._rows_per_row_group = rows_per_row_group
         self.records: list[FileRecord] = []
 
     @property
@@ -64,7 +73,7 @@ class ShardSink(Datasink[list[FileRecord]]):
         return [self._write(path, part, schema) for path, part, schema in parts if len(part)]
 
     def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> FileRecord:
-        return write_parquet(self._location, path, conform(rows, schema))
+        return write_parquet(self._location, path, conform(rows, schema), self._rows_per_row_group)
 
     def on_write_complete(self, write_result: WriteResult[list[FileRecord]]) -> None:
         self.records = [record for records in write_result.write_returns for record in records]

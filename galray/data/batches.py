@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from ray.data import Dataset
 from ray.data.expressions import col
 
-from galray.core.errors import InputError
+from galray.core.errors import ConfigError, InputError, nearest
 from galray.core.schema import (
     ANSWER_INDEX,
     N_ANSWERS,
@@ -104,28 +105,69 @@ def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
     return images
 
 
-class Emphasise:
-    """Show the galaxies that volunteers gave certain answers to several times an epoch.
+@dataclass(frozen=True)
+class EmphasisRule:
+    """Galaxies to show `times` in an epoch: those to which volunteers gave each of some answers."""
 
-    Rare morphologies are a percent of all, and what the model is for.
+    answers: tuple[str, ...]
+    times: int
+
+    @classmethod
+    def parse(cls, text: str) -> EmphasisRule:
+        """Read ``answer+answer:times``, such as ``smooth+dust_lane:20``.
+
+        Raises
+        ------
+        ConfigError
+            An unknown answer, or a number of times that is no positive integer.
+        """
+        names, _, times = text.rpartition(":")
+        answers = tuple(name.strip() for name in names.split("+"))
+        for name in answers:
+            if name not in ANSWER_INDEX:
+                raise ConfigError(
+                    f"--emphasis {text!r}: {name!r} is no answer{nearest(name, ANSWER_INDEX)}. "
+                    "Write answer+answer:times, such as smooth+dust_lane:20."
+                )
+        if not times.isascii() or not times.isdigit() or int(times) < 1:
+            raise ConfigError(f"--emphasis {text!r} must end with how often, such as smooth+dust_lane:20.")
+        return cls(answers, int(times))
+
+    def applies(self, votes: np.ndarray, volunteers: np.ndarray) -> np.ndarray:
+        """Say to which galaxies the rule applies; bool, shape (n,).
+
+        Each of the answers needs at least half of the votes, and a feature that is asked for only of odd
+        galaxies needs enough volunteers who found the galaxy odd.
+
+        Parameters
+        ----------
+        votes : ndarray of float32, shape (n, 37)
+        volunteers : ndarray of float32, shape (n,)
+            NaN where unknown.
+        """
+        columns = [ANSWER_INDEX[name] for name in self.answers]
+        found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
+        asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
+        given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
+        return given.all(axis=1)
+
+
+class Emphasise:
+    """Show some galaxies several times an epoch: rare ones are a percent of all, and what the model is for.
 
     Parameters
     ----------
-    answers : sequence of str
-        GZ2 answers; a galaxy counts where each of them has at least half of the votes, and, for a
-        feature that is asked for only of odd galaxies, enough volunteers found the galaxy odd.
-    times : int
+    rules : sequence of str
+        See `EmphasisRule.parse`. Where several apply to a galaxy, the most times count.
     """
 
-    def __init__(self, answers: Sequence[str], times: int) -> None:
-        self._columns = [ANSWER_INDEX[name] for name in answers]
-        self._times = times
+    def __init__(self, rules: Sequence[str]) -> None:
+        self._rules = [EmphasisRule.parse(rule) for rule in rules]
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
-        votes = votes_array(galaxies)
+        votes = condition_votes(galaxies)
         volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
-        asked_if_odd = QUESTION_OF_ANSWER[self._columns] == QUESTION_INDEX["odd_feature"]
-        given = (np.nan_to_num(votes[:, self._columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
-        times = np.where(given.all(axis=1), self._times, 1)
+        times = np.ones(len(galaxies), dtype=np.int64)
+        for rule in self._rules:
+            times = np.where(rule.applies(votes, volunteers), np.maximum(times, rule.times), times)
         return galaxies.take(np.repeat(np.arange(len(galaxies)), times))

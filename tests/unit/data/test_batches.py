@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from galray.core.errors import InputError
+from galray.core.errors import ConfigError, InputError
 from galray.core.schema import ANSWER_INDEX, GALAXY_SCHEMA, N_ANSWERS, votes_of_label
-from galray.data.batches import DecodeGalaxies, Emphasise, condition_votes
+from galray.data.batches import DecodeGalaxies, EmphasisRule, Emphasise, condition_votes
 from galray.data.images import encode_jpeg, encode_png
 
 
@@ -57,10 +57,22 @@ def test_emphasis_needs_every_answer_and_enough_volunteers() -> None:
         {"votes": votes(smooth=0.2, odd=0.5, dust_lane=0.9), "classifications": 40},
         {"votes": votes(smooth=0.8), "classifications": None},
     ]
-    shown = Emphasise(["smooth", "dust_lane"], 3)(galaxies(rows))["galaxy_id"].to_pylist()
+    shown = Emphasise(["smooth+dust_lane:3"])(galaxies(rows))["galaxy_id"].to_pylist()
     assert shown == [0, 0, 0, 1, 2, 3]
 
 
 def test_emphasis_on_a_plain_answer_asks_for_no_odd_votes() -> None:
     rows = [{"votes": votes(edge_on=0.9), "classifications": 40}, {"votes": votes(edge_on=0.1)}]
-    assert Emphasise(["edge_on"], 2)(galaxies(rows))["galaxy_id"].to_pylist() == [0, 0, 1]
+    assert Emphasise(["edge_on:2"])(galaxies(rows))["galaxy_id"].to_pylist() == [0, 0, 1]
+
+
+def test_emphasis_counts_labels_and_takes_the_most() -> None:
+    rows = [{"label": "cigar_shaped_smooth"}, {"label": "spiral"}]
+    shown = Emphasise(["smooth:2", "cigar_shaped:3"])(galaxies(rows))["galaxy_id"].to_pylist()
+    assert shown == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("rule", ["dustlane:3", "smooth", "smooth:0", "smooth:x", ":3", "smooth+:2"])
+def test_emphasis_rules_are_checked(rule: str) -> None:
+    with pytest.raises(ConfigError, match="--emphasis"):
+        EmphasisRule.parse(rule)

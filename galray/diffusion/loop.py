@@ -1,0 +1,390 @@
+"""The training loop: what one worker of a Ray Train run does.
+
+All randomness of a step follows from the seed and the step's number, and is drawn for the whole batch,
+of which a worker takes its share. So a run that was interrupted, or went on with another number of workers,
+takes the steps that it would have taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import torch
+import torch.distributed
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device, prepare_model
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from galray.core.cluster import Progress
+from galray.core.schema import N_ANSWERS
+from galray.core.tracking import Run
+from galray.diffusion.conditions import drop_questions
+from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
+from galray.diffusion.objective import Draws
+from galray.diffusion.stream import CachedGalaxies, TrainingStream
+from galray.diffusion.synthesize import RECIPES, paint_grid
+
+if TYPE_CHECKING:
+    from galray.diffusion.train import TrainConfig
+
+STATE_FILE = "state.pt"
+STOPPED = "stopped"
+NOISE_LEVELS = 4
+_ADAM_BETAS = (0.9, 0.99)  # gradients of other noise levels come every step: forget them sooner
+_EMA_WARMUP_POWER = 0.75
+_PREFETCHED_BATCHES = 16
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+
+@dataclass
+class TrainingState:
+    """All that a training run is; saved and restored as one.
+
+    Attributes
+    ----------
+    denoiser : Denoiser
+    average : Denoiser
+        The exponential moving average of its weights: what is published.
+    optimizer : torch.optim.Optimizer
+    step : int
+        Steps taken, skipped ones included.
+    skipped : int
+        Steps that changed nothing, since their loss or gradient was not finite.
+    """
+
+    denoiser: Denoiser
+    average: Denoiser
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    skipped: int = 0
+
+    @classmethod
+    def new(cls, config: TrainConfig, denoiser: Denoiser) -> TrainingState:
+        """Return the state before the first step; the denoiser is on its device, and sharded or not."""
+        optimizer = torch.optim.AdamW(
+            _trained(denoiser),
+            lr=config.learning_rate,
+            betas=_ADAM_BETAS,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        return cls(denoiser, copy.deepcopy(denoiser), optimizer)
+
+    def save(self, folder: str) -> None:
+        """Write the state as one file; in a sharded run all workers must call this together."""
+        state = {
+            "denoiser": get_model_state_dict(self.denoiser, options=_FULL),
+            "average": get_model_state_dict(self.average, options=_FULL),
+            "optimizer": get_optimizer_state_dict(self.denoiser, self.optimizer, options=_FULL),
+            "step": self.step,
+            "skipped": self.skipped,
+        }
+        if is_first():
+            torch.save(state, Path(folder, STATE_FILE))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was taken, by however many workers."""
+        state = read_state(checkpoint)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.denoiser, state["denoiser"], options=options)
+        set_model_state_dict(self.average, state["average"], options=options)
+        set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=options)
+        self.step, self.skipped = state["step"], state["skipped"]
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the weights; early on faster than `decay`, which would keep the start."""
+        warming = 1 - (1 + self.step) ** -_EMA_WARMUP_POWER
+        update = get_ema_multi_avg_fn(min(decay, warming))
+        update(_trained(self.average), _trained(self.denoiser), 0)
+
+
+def _trained(module: nn.Module) -> list[Tensor]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read a checkpoint's file."""
+    with checkpoint.as_directory() as folder:
+        # weights_only: a checkpoint from a bucket must not run code here
+        return torch.load(Path(folder, STATE_FILE), weights_only=True, map_location="cpu")
+
+
+def is_first() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """Train on one worker of a Ray Train run.
+
+    `settings` holds the ``config``, the ``galaxies`` as cached, the ``run`` that is tracked, and how to
+    ``build`` the untrained denoiser.
+    """
+    config, run = settings["config"], settings["run"]
+    torch.set_num_threads(config.scaling.threads)
+    denoiser: Denoiser = settings["build"](config).to(get_device())
+    if config.gradient_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    if config.compile:
+        denoiser.unet.compile()
+    model = _shard(denoiser) if config.scaling.shard else denoiser
+    state = TrainingState.new(config, denoiser)
+    model = model if config.scaling.shard else prepare_model(denoiser, move_to_device=False)
+    latest = ray.train.get_checkpoint()
+    if latest is not None:
+        state.restore(latest)
+    _run_steps(config, state, model, settings["galaxies"], run)
+
+
+def _shard(denoiser: Denoiser) -> Denoiser:
+    """Divide weights, gradients and optimiser state among the workers (FSDP2), a U-Net level at a time."""
+    unet = denoiser.unet
+    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, denoiser.condition_encoder):
+        if level is not None:
+            fully_shard(level)
+    fully_shard(denoiser)
+    # Painting calls these, not `forward`.
+    register_fsdp_forward_method(denoiser, "predict")
+    register_fsdp_forward_method(denoiser.condition_encoder, "unconditional")
+    return denoiser
+
+
+def _run_steps(
+    config: TrainConfig, state: TrainingState, model: nn.Module, galaxies: CachedGalaxies, run: Run
+) -> None:
+    progress = Progress("train", config.steps, "steps") if is_first() else None
+    if progress:
+        progress.start_at(state.step)
+    log, saved_in_time = StepLog(config), False
+    for batch in log.waiting_for(batches(config, galaxies, state.step)):
+        metrics = train_step(config, state, model, batch)
+        if not metrics["finite"] and config.on_nonfinite == "stop":
+            ray.train.report({"step": state.step, STOPPED: _what_stopped(config, state, metrics, batch)})
+            return
+        log.add(metrics)
+        if progress:
+            progress.advance(1, f"loss {log.loss:.3f}")
+        if config.sample_every and state.step % config.sample_every == 0:
+            _show_samples(config, state, run)
+        last = state.step == config.steps
+        if last or state.step % config.log_every == 0:
+            # A node that will be taken away is told of in advance: keep what has been learnt, once.
+            warned = not saved_in_time and ray.train.get_preemption_info() is not None
+            saved_in_time = saved_in_time or warned
+            report(state, log.flush(state), due=last or warned or config.checkpoint_due(state.step))
+        if last:
+            return
+
+
+def batches(config: TrainConfig, galaxies: CachedGalaxies, first_step: int) -> Iterator[dict[str, Tensor]]:
+    """Yield this worker's share of every batch from a step on."""
+    context = ray.train.get_context()
+    stream = TrainingStream(
+        galaxies,
+        config.batch_size,
+        config.seed,
+        first_step,
+        context.get_world_rank(),
+        context.get_world_size(),
+    )
+    apart: dict[str, Any] = {}
+    if config.loader_processes:
+        # spawn: the object store's client does not survive a fork
+        apart = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCHED_BATCHES}
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=config.loader_processes,
+        pin_memory=get_device().type == "cuda",
+        **apart,
+    )
+    return iter(loader)
+
+
+def train_step(
+    config: TrainConfig, state: TrainingState, model: nn.Module, batch: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Take one step of AdamW; returns the losses, noise levels and gradient norm, and if all is finite."""
+    device = next(model.parameters()).device
+    draws = StepDraws.of(config, state, device)
+    latents = state.denoiser.codec.latents(batch["cached"].to(device), draws.orientation, draws.posterior)
+    votes = batch["votes"].to(device).masked_fill(draws.hidden, float("nan"))
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.learning_rate_at(state.step)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+        loss = config.objective.loss(model, latents, draws.objective, votes)
+    state.optimizer.zero_grad(set_to_none=True)
+    # Workers' gradients are averaged: so weighted, that is the mean over the batch however it is shared out.
+    (loss.per_galaxy.sum() * (draws.workers / config.batch_size)).backward()
+    norm = _full(clip_grad_norm_(model.parameters(), config.gradient_clip))
+    finite = bool(norm.isfinite())
+    if finite:
+        state.optimizer.step()
+        state.update_average(config.ema_decay)
+    else:
+        state.skipped += 1
+    state.step += 1
+    return {"loss": loss.per_galaxy.detach(), "t": loss.t, "gradient_norm": norm, "finite": finite}
+
+
+def _full(norm: Tensor) -> Tensor:
+    return getattr(norm, "full_tensor", lambda: norm)().detach()  # sharded weights have a sharded norm
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """What chance decides of one step, for this worker's share of the batch.
+
+    Attributes
+    ----------
+    hidden : Tensor of bool, shape (b, 37)
+        Votes that the denoiser does not see.
+    orientation : Tensor of int64, shape (b,)
+        One of the square's eight symmetries: galaxies have no up or down.
+    objective : objective.Draws
+    posterior : Tensor of float32, shape (b, C, h, w)
+        Where in a learnt codec's posterior the latents are taken.
+    workers : int
+    """
+
+    hidden: Tensor
+    orientation: Tensor
+    objective: Draws
+    posterior: Tensor
+    workers: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, state: TrainingState, device: torch.device) -> StepDraws:
+        generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + state.step)
+        count, codec = config.batch_size, state.denoiser.codec
+        rank, workers = (
+            (torch.distributed.get_rank(), torch.distributed.get_world_size())
+            if torch.distributed.is_initialized()
+            else (0, 1)
+        )
+        shape = (count, *codec.latent_shape)
+        seen = torch.zeros(count, N_ANSWERS, device=device)
+        hidden = drop_questions(seen, config.p_question, config.p_all, generator).isnan()
+        orientation = torch.randint(0, codec.orientations, (count,), generator=generator, device=device)
+        drawn = config.objective.draw(shape, generator, device)
+        posterior = torch.randn(shape, generator=generator, device=device)
+        share = slice(rank, None, workers)
+        return cls(
+            hidden[share],
+            orientation[share],
+            drawn.rows(share),
+            posterior[share],
+            workers,
+        )
+
+
+class StepLog:
+    """Gather what happened since the last report."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self.loss = float("nan")
+        self._clear()
+
+    def _clear(self) -> None:
+        self._since_s = time.monotonic()
+        self._waited_s = 0.0
+        self._steps: list[dict[str, Any]] = []
+
+    def waiting_for(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Pass batches on, and take the time that each was waited for."""
+        while True:
+            asked_s = time.monotonic()
+            batch = next(batches)
+            self._waited_s += time.monotonic() - asked_s
+            yield batch
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Take note of a step."""
+        latest = float(metrics["loss"].mean())
+        self.loss = latest if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * latest
+        self._steps.append(metrics)
+
+    def flush(self, state: TrainingState) -> dict[str, float]:
+        """Return the means since the last flush, the loss by noise level too, and begin anew."""
+        loss = torch.cat([m["loss"] for m in self._steps])
+        level = (torch.cat([m["t"] for m in self._steps]) * NOISE_LEVELS).long().clamp(max=NOISE_LEVELS - 1)
+        elapsed_s = time.monotonic() - self._since_s
+        report = {
+            "step": state.step,
+            "loss": float(loss.mean()),
+            "gradient_norm": float(torch.stack([m["gradient_norm"] for m in self._steps]).mean()),
+            "learning_rate": self._config.learning_rate_at(state.step),
+            "images_per_s": len(self._steps) * self._config.batch_size / elapsed_s,
+            "data_wait_fraction": self._waited_s / elapsed_s,
+            "skipped_steps": state.skipped,
+        }
+        for k in range(NOISE_LEVELS):
+            low, high = k / NOISE_LEVELS, (k + 1) / NOISE_LEVELS
+            if (level == k).any():
+                report[f"loss_t_{low:.2f}_{high:.2f}"] = float(loss[level == k].mean())
+        self._clear()
+        return report
+
+
+def report(state: TrainingState, metrics: dict[str, float], due: bool) -> None:
+    """Report to Ray Train, with a checkpoint when one is due; its upload goes on beside the next steps."""
+    if not due:
+        ray.train.report(metrics)
+        return
+    folder = tempfile.mkdtemp(prefix="galray-checkpoint-")  # Ray removes it once it is uploaded
+    state.save(folder)
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder) if is_first() else None,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    )
+
+
+def _show_samples(config: TrainConfig, state: TrainingState, run: Run) -> None:
+    """Track what the averaged weights paint now, at fixed seeds and conditions."""
+    if not (is_first() or config.scaling.shard):  # sharded weights need all workers to paint
+        return
+    pipeline = GalaxyPipeline.from_denoiser(state.average)
+    figure = paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12)
+    if is_first():
+        run.figure(figure, f"samples/step-{state.step:07d}.png")
+
+
+def _what_stopped(
+    config: TrainConfig, state: TrainingState, metrics: dict[str, Any], batch: dict[str, Tensor]
+) -> str:
+    """Name the step, the galaxies of its batch, worst first, and the last good checkpoint."""
+    share = (metrics["loss"].isfinite().tolist(), batch["galaxy_id"].tolist())
+    shares: list[Any] = [share]
+    if torch.distributed.is_initialized():
+        shares = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, share)
+    finite, ids = ([value for part in shares for value in part[k]] for k in (0, 1))
+    bad = [galaxy_id for galaxy_id, good in zip(ids, finite, strict=True) if not good]
+    kept = state.step - 1 - (state.step - 1) % config.checkpoint_every
+    return (
+        f"Step {state.step}: the loss or its gradient is not finite. "
+        f"Galaxies with such a loss: {', '.join(map(str, bad)) or 'none, the gradient overflowed'}; "
+        f"the whole batch: {', '.join(map(str, ids))}. "
+        f"The last good checkpoint is of step {kept}. "
+        "Lower --learning-rate, look at these galaxies, or give --on-nonfinite skip; then --resume."
+    )

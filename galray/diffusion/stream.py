@@ -1,0 +1,205 @@
+"""Cached galaxies -> training batches, in an order that follows from the seed and the step alone.
+
+A cache is a published folder of Parquet files whose row groups, here blocks, all have the same number
+of galaxies but for the last of each file. An epoch takes blocks in random order, a few at a time, and
+shuffles the galaxies of those few: so memory does not grow with the number of galaxies, any step of any
+epoch can be gone to without reading what comes before it, and the order does not depend on the number of
+workers, of which each takes its share of every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch.utils.data import IterableDataset
+
+from galray.core.errors import EmptyInputError, InputError
+from galray.core.manifest import Manifest
+from galray.core.schema import N_ANSWERS
+from galray.core.storage import Location
+
+CACHE_KIND = "latents"
+BLOCK_BYTES = 2 << 20  # read at once: large for a disk, small enough that a few of them mix well
+BLOCKS_TOGETHER = 32  # shuffled together
+_OPEN_FILES = 64
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row group of a cache file."""
+
+    path: str
+    group: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class CachedGalaxies:
+    """A published cache, read a block at a time.
+
+    Attributes
+    ----------
+    location : Location
+    shape : tuple of int
+        Of what is cached of one galaxy; see `codec.Codec.prepare`.
+    dtype : str
+        Its numpy type.
+    blocks : tuple of Block
+    """
+
+    location: Location
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def open(cls, location: Location) -> CachedGalaxies:
+        """Open a cache from its manifest alone, however many galaxies it holds.
+
+        Raises
+        ------
+        InputError
+            It is not published, or nothing of this kind.
+        """
+        manifest = Manifest.read(location, CACHE_KIND)
+        form = manifest.lineage
+        blocks = [
+            Block(record.path, group, min(form["rows_per_block"], (record.rows or 0) - first))
+            for record in manifest.files
+            for group, first in enumerate(range(0, record.rows or 0, form["rows_per_block"]))
+        ]
+        return cls(location, tuple(form["shape"]), form["dtype"], tuple(blocks))
+
+    def __len__(self) -> int:
+        return sum(block.rows for block in self.blocks)
+
+    def read(self, blocks: list[Block]) -> Batch:
+        """Return the galaxies of some blocks.
+
+        Returns
+        -------
+        dict
+            ``galaxy_id`` int64 [n], ``votes`` float32 [n, 37], ``cached`` [n, *shape].
+
+        Raises
+        ------
+        InputError
+            A block that is not as the manifest says.
+        """
+        tables = [self._read(block) for block in blocks]
+        table = pa.concat_tables(tables).combine_chunks()
+        return {
+            "galaxy_id": table["galaxy_id"].to_numpy(),
+            "votes": _cells(table["votes"], pa.float32()).reshape(-1, N_ANSWERS),
+            "cached": _cells(table["cached"]).view(self.dtype).reshape(len(table), *self.shape),
+        }
+
+    def _read(self, block: Block) -> pa.Table:
+        try:
+            table = _open(self.location, block.path).read_row_group(block.group)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{self.location.uri}/{block.path} cannot be read: {error}. Delete {self.location.uri}: "
+                "the next training computes it again."
+            ) from error
+        if len(table) != block.rows:
+            raise InputError(f"{self.location.uri}/{block.path} is not what was published. Delete the cache.")
+        return table
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _open(location: Location, path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(location.filesystem.open_input_file(f"{location.path}/{path}"))
+
+
+def _cells(column: pa.ChunkedArray, kind: pa.DataType | None = None) -> np.ndarray:
+    """View a column of fixed-size cells as one flat array: bytes, or numbers of the given type."""
+    cells = column.combine_chunks()
+    if kind is not None:
+        return cells.flatten().to_numpy(zero_copy_only=False)
+    width = cells.type.byte_width
+    return np.frombuffer(cells.buffers()[1], np.uint8, len(cells) * width, cells.offset * width)
+
+
+@dataclass(frozen=True)
+class TrainingStream(IterableDataset):
+    """One worker's share of every batch from some step on, without end.
+
+    Attributes
+    ----------
+    galaxies : CachedGalaxies
+    batch_size : int
+        Galaxies in a step, over all workers.
+    seed : int
+    first_step : int
+        The step to begin with, counted from the start of the training.
+    rank, workers : int
+        Which worker this is, of how many.
+
+    Raises
+    ------
+    EmptyInputError
+        There are fewer galaxies than one batch takes.
+    """
+
+    galaxies: CachedGalaxies
+    batch_size: int
+    seed: int = 0
+    first_step: int = 0
+    rank: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.galaxies) < self.batch_size:
+            raise EmptyInputError(
+                f"{self.galaxies.location.uri} has {len(self.galaxies)} galaxies to train on, fewer than a "
+                f"batch of {self.batch_size}. Lower --batch-size, or ingest more galaxies."
+            )
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the galaxies left over are others in every epoch."""
+        return len(self.galaxies) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch, first)
+            epoch, first = epoch + 1, 0
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from its `first` on; what comes before is not read."""
+        pending: list[Batch] = []
+        left_out = first * self.batch_size
+        yielded = first
+        for blocks, order in self._groups(epoch):
+            if left_out >= len(order):
+                left_out -= len(order)
+                continue
+            rows = self.galaxies.read(blocks)
+            pending.append({name: values[order[left_out:]] for name, values in rows.items()})
+            left_out = 0
+            joined = {name: np.concatenate([part[name] for part in pending]) for name in rows}
+            whole = len(joined["galaxy_id"]) // self.batch_size * self.batch_size
+            for start in range(0, whole, self.batch_size):
+                share = slice(start + self.rank, start + self.batch_size, self.workers)
+                yield {name: values[share] for name, values in joined.items()}
+                yielded += 1
+            pending = [{name: values[whole:] for name, values in joined.items()}]
+        assert yielded == self.steps_per_epoch  # otherwise positions would not be what resuming takes them for
+
+    def _groups(self, epoch: int) -> Iterator[tuple[list[Block], np.ndarray]]:
+        """Yield the blocks that are shuffled together, with the order of their galaxies."""
+        random = np.random.default_rng((self.seed, epoch))
+        shuffled = random.permutation(len(self.galaxies.blocks))
+        for start in range(0, len(shuffled), BLOCKS_TOGETHER):
+            blocks = [self.galaxies.blocks[i] for i in shuffled[start : start + BLOCKS_TOGETHER]]
+            yield blocks, random.permutation(sum(block.rows for block in blocks))
+

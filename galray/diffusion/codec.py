@@ -3,6 +3,9 @@
 Images are uint8 [B, H, W, 3]; as floats they are [B, 3, H, W] in [-1, 1]. Latents are float32
 [B, C, h, w] of about zero mean and unit variance, which is what the noise levels of
 `galray.diffusion.objective` are made for.
+
+Training reads each galaxy many times and prepares it once: ``codec.prepare(images)`` is what a cache
+holds, and ``codec.latents(cached, orientation, noise)`` is what a step asks of it.
 """
 
 from __future__ import annotations
@@ -17,25 +20,64 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from galray.core.errors import ConfigError, EmptyInputError, InputError
+from galray.core.schema import fingerprint
 
 RGB = 3
+N_ORIENTATIONS = 8  # symmetries of the square
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """What the denoiser needs of a codec.
+    """What training, sampling and the latent cache need of a codec.
 
     Attributes
     ----------
+    size_px : int
+        Height and width of the images.
     detail_std : float
         Deviation of the latents on small scales, at most 1.
+    orientations : int
+        How many orientations of a galaxy `latents` tells apart: draw from 0 to this, exclusive.
+    cached_dtype : torch.dtype
+        Type of what `prepare` returns.
     """
 
+    size_px: int
     detail_std: float
+    orientations: int
+    cached_dtype: torch.dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents of one image."""
+        ...
+
+    @property
+    def cached_shape(self) -> tuple[int, ...]:
+        """Shape of what `prepare` returns for one galaxy."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits: codecs that share them prepare the same cache.
+
+        The statistics do not count, so that they can be fitted to the cache itself.
+        """
+        ...
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images, uint8 [B, H, W, 3], to what is worth caching of them, [B, *cached_shape]."""
+        ...
+
+    def fit_statistics(self, prepared: Iterable[Tensor]) -> Self:
+        """Take mean and deviation of the latents from batches of `prepare`; returns the codec itself."""
+        ...
+
+    def latents(self, cached: Tensor, orientation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Cached galaxies to latents float32 [B, C, h, w], each in its orientation.
+
+        `orientation` is int64 [B], see `oriented`; `noise`, standard normal float32 [B, C, h, w], samples the
+        posterior of a learned encoder, and None takes its mean.
+        """
         ...
 
     def encode(self, images: Tensor) -> Tensor:
@@ -78,6 +120,8 @@ class PixelCodec(ModelMixin, ConfigMixin):
 
     mean: Tensor
     std: Tensor
+    orientations = N_ORIENTATIONS  # turning pixels is exact and costs next to nothing
+    cached_dtype = torch.uint8
 
     @register_to_config
     def __init__(self, size_px: int = 64, fold: int = 2, detail_std: float = 0.25) -> None:
@@ -107,19 +151,7 @@ class PixelCodec(ModelMixin, ConfigMixin):
         EmptyInputError
             There is no image at all.
         """
-        count, total, total_of_squares = 0, torch.zeros(RGB).double(), torch.zeros(RGB).double()
-        for batch in batches:
-            pixels = to_float(batch).double()
-            count += pixels.numel() // RGB
-            total += pixels.sum(dim=(0, 2, 3)).cpu()
-            total_of_squares += pixels.square().sum(dim=(0, 2, 3)).cpu()
-        if not count:
-            raise EmptyInputError("No image to fit the codec's statistics to: is the training split empty?")
-        mean = total / count
-        std = (total_of_squares / count - mean.square()).clamp_min(0.0).sqrt()
-        # Blank images only (all one colour) have no deviation to scale by.
-        std = torch.where(std > 1e-6, std, torch.ones_like(std))
-        return cls.from_statistics(mean.tolist(), std.tolist(), size_px=size_px, fold=fold)
+        return cls(size_px, fold).fit_statistics(batches)
 
     @classmethod
     def from_statistics(cls, mean: Sequence[float], std: Sequence[float], *, size_px: int, fold: int) -> Self:
@@ -143,6 +175,48 @@ class PixelCodec(ModelMixin, ConfigMixin):
         side = self.size_px // self.fold
         return RGB * self.fold**2, side, side
 
+    @property
+    def cached_shape(self) -> tuple[int, ...]:
+        """(H, W, 3): the image itself is the smallest form of its latents."""
+        return self.size_px, self.size_px, RGB
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits: codecs that share them prepare the same cache."""
+        return fingerprint(f"{type(self).__name__} {self.cached_shape}")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return the images, uint8 [B, H, W, 3].
+
+        Raises
+        ------
+        InputError
+            The images are not uint8, or not `size_px` on a side.
+        """
+        to_float(images[:1], self.size_px)
+        if images.dtype != torch.uint8:
+            raise InputError(f"Pixels are cached as uint8 [B, H, W, 3] and came as {images.dtype}.")
+        return images
+
+    def fit_statistics(self, prepared: Iterable[Tensor]) -> Self:
+        """Take mean and deviation of each colour from batches of images; returns the codec itself.
+
+        Raises
+        ------
+        EmptyInputError
+            There is no image at all.
+        """
+        mean, std = channel_statistics(to_float(batch) for batch in prepared)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        return self
+
+    def latents(self, cached: Tensor, orientation: Tensor, noise: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return latents float32 [B, C, h, w] of images uint8 [B, H, W, 3], each turned as `oriented` does.
+
+        Nothing is random about pixels: `noise` is ignored.
+        """
+        return self.encode(oriented(cached, orientation))
+
     def encode(self, images: Tensor) -> Tensor:
         """Return latents float32 [B, 3 fold^2, H/fold, W/fold] of uint8 [B, H, W, 3] or float [B, 3, H, W].
 
@@ -151,35 +225,88 @@ class PixelCodec(ModelMixin, ConfigMixin):
         InputError
             The images are not `size_px` on a side.
         """
-        pixels = to_float(images)
-        if tuple(pixels.shape[1:]) != (RGB, self.size_px, self.size_px):
-            raise InputError(
-                f"The codec is for RGB images of {self.size_px} x {self.size_px} px and got a batch of shape "
-                f"{tuple(images.shape)}. Resize the images, or choose a preset of their size."
-            )
-        return pixel_unshuffle((pixels - self.mean) / self.std, self.fold)
+        return pixel_unshuffle((to_float(images, self.size_px) - self.mean) / self.std, self.fold)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images float32 [B, 3, H, W], about [-1, 1] and not clipped."""
         return pixel_shuffle(latents.float(), self.fold) * self.std + self.mean
 
 
-def to_float(images: Tensor) -> Tensor:
+def oriented(images: Tensor, orientation: Tensor) -> Tensor:
+    """Return each image in one of the 8 orientations of the square; exact, whatever the type.
+
+    Parameters
+    ----------
+    images : Tensor
+        uint8 [B, H, W, 3], or floating-point [B, C, H, W]: images or latents; square.
+    orientation : Tensor of int64, shape (B,)
+        Bit 0 mirrors left and right, then bit 1 mirrors top and bottom, then bit 2 swaps rows and columns. 0
+        leaves an image as it is; the first 1, 2, 4 and 8 numbers are each closed under composition.
+
+    Returns
+    -------
+    Tensor
+        Shape and type of `images`.
+
+    Notes
+    -----
+    A survey has no up and no handedness: all 8 are equally likely galaxies.
+    """
+    rows, columns = (1, 2) if images.dtype == torch.uint8 else (2, 3)
+    if images.shape[rows] != images.shape[columns]:
+        raise InputError(f"Only square images have 8 orientations, and these are {tuple(images.shape)}.")
+    bits = orientation.to(images.device).view(-1, 1, 1, 1)
+    images = torch.where((bits & 1).bool(), images.flip(columns), images)
+    images = torch.where((bits & 2).bool(), images.flip(rows), images)
+    return torch.where((bits & 4).bool(), images.transpose(rows, columns), images)
+
+
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation, float32 [1, C, 1, 1] each, of every channel of batches [B, C, h, w].
+
+    Raises
+    ------
+    EmptyInputError
+        There is nothing in them.
+    """
+    count, total, total_of_squares = 0, torch.zeros(1).double(), torch.zeros(1).double()
+    for batch in batches:
+        values = batch.double()
+        count += values.numel() // values.shape[1]
+        total = total + values.sum(dim=(0, 2, 3)).cpu()
+        total_of_squares = total_of_squares + values.square().sum(dim=(0, 2, 3)).cpu()
+    if not count:
+        raise EmptyInputError("No image to fit the codec's statistics to: is the training split empty?")
+    mean = total / count
+    std = (total_of_squares / count - mean.square()).clamp_min(0.0).sqrt()
+    # Blank images only (all one colour) have no deviation to scale by.
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    return mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1)
+
+
+def to_float(images: Tensor, size_px: int | None = None) -> Tensor:
     """Return float32 [B, 3, H, W] in [-1, 1] of uint8 [B, H, W, 3]; floats pass unchanged.
 
     Raises
     ------
     InputError
-        The tensor has not four axes, or is neither uint8 nor floating-point.
+        The tensor has not four axes, is neither uint8 nor floating-point, or is not of RGB images
+        `size_px` on a side, if that is given.
     """
     if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise InputError(
             "Images must be uint8 [B, H, W, 3] or float [B, 3, H, W], "
             f"not {images.dtype} {tuple(images.shape)}."
         )
+    pixels = images
     if images.dtype == torch.uint8:
-        return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    return images.float()
+        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    if size_px and tuple(pixels.shape[1:]) != (RGB, size_px, size_px):
+        raise InputError(
+            f"The codec is for RGB images of {size_px} x {size_px} px and got a batch of shape "
+            f"{tuple(images.shape)}. Resize the images, or choose a preset of their size."
+        )
+    return pixels.float()
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from galray.core.errors import ConfigError, EmptyInputError, InputError
-from galray.diffusion.codec import Codec, PixelCodec, to_float, to_uint8
+from galray.diffusion.codec import N_ORIENTATIONS, Codec, PixelCodec, oriented, to_float, to_uint8
+
+ALL_ORIENTATIONS = torch.arange(N_ORIENTATIONS)
 
 
 @pytest.fixture
@@ -54,6 +56,77 @@ def test_images_of_one_colour_do_not_divide_by_zero() -> None:
     blank = torch.full((2, 4, 4, 3), 7, dtype=torch.uint8)
     codec = PixelCodec.fit([blank], size_px=4, fold=2)
     assert torch.equal(to_uint8(codec.decode(codec.encode(blank))), blank)
+
+
+def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    return oriented(images, torch.full((len(images),), orientation))
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_there_are_eight_orientations_and_the_first_is_the_image(images: torch.Tensor, floats: bool) -> None:
+    one = to_float(images[:1]) if floats else images[:1]
+    eight = oriented(one.expand(N_ORIENTATIONS, -1, -1, -1), ALL_ORIENTATIONS)
+    assert torch.equal(eight[0], one[0])
+    assert len(eight.unique(dim=0)) == N_ORIENTATIONS
+    assert eight.dtype == one.dtype
+
+
+def test_orientations_are_mirrors_and_a_transposition() -> None:
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 2, 2)
+    found = [turned(image, k).flatten().tolist() for k in (1, 2, 4)]
+    assert found == [[2, 1, 4, 3], [3, 4, 1, 2], [1, 3, 2, 4]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_orientations_are_a_group(images: torch.Tensor, count: int) -> None:
+    """Any two in a row are a third of the same `count`, and each is undone by exactly one."""
+    image = images[:1]
+    alone = [turned(image, k) for k in range(count)]
+    for first in range(count):
+        pairs = [turned(alone[first], second) for second in range(count)]
+        third = [[k for k in range(count) if torch.equal(pair, alone[k])] for pair in pairs]
+        assert sorted(k for ks in third for k in ks) == list(range(count))
+
+
+def test_each_image_has_its_own_orientation(images: torch.Tensor) -> None:
+    orientation = torch.randint(N_ORIENTATIONS, (16,), generator=torch.Generator().manual_seed(0))
+    together = oriented(images, orientation)
+    for image, k, expected in zip(images, orientation, together, strict=True):
+        assert torch.equal(turned(image[None], int(k))[0], expected)
+    assert torch.equal(to_float(together), oriented(to_float(images), orientation))
+
+
+def test_only_squares_are_turned() -> None:
+    with pytest.raises(InputError, match="square"):
+        turned(torch.zeros(1, 3, 4, 5), 0)
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_cached_pixels_are_turned_exactly(images: torch.Tensor, fold: int) -> None:
+    codec = PixelCodec.fit([images], size_px=12, fold=fold)
+    orientation = ALL_ORIENTATIONS.repeat(2)
+    cached = codec.prepare(images)
+    assert (tuple(cached.shape[1:]), cached.dtype) == (codec.cached_shape, codec.cached_dtype)
+    latents = codec.latents(cached, orientation)
+    assert torch.equal(latents, codec.encode(oriented(images, orientation)))
+    assert torch.equal(to_uint8(codec.decode(latents)), oriented(images, orientation))
+
+
+def test_the_cache_of_pixels_depends_on_their_number_alone(images: torch.Tensor) -> None:
+    fitted, other_fold, other_size = (
+        PixelCodec.fit([images], size_px=12, fold=2),
+        PixelCodec(12),
+        PixelCodec(8),
+    )
+    assert fitted.fingerprint() == other_fold.fingerprint() != other_size.fingerprint()
+
+
+def test_only_levels_are_cached(images: torch.Tensor) -> None:
+    codec = PixelCodec(12)
+    with pytest.raises(InputError, match="cached as uint8"):
+        codec.prepare(to_float(images))
+    with pytest.raises(InputError, match="12 x 12 px"):
+        codec.prepare(images[:, :8])
 
 
 def test_bad_options_are_refused() -> None:

@@ -68,24 +68,6 @@ def condition_votes(galaxies: pa.Table) -> np.ndarray:
     return votes
 
 
-class DecodeGalaxies:
-    """Decode a batch of galaxies to images of one size, with their votes.
-
-    Called by Ray Data with Arrow tables of ``galaxy_id, votes, label, image``; returns
-    ``galaxy_id`` int64 [n], ``image`` uint8 [n, size, size, 3] and ``votes`` float32 [n, 37].
-    """
-
-    def __init__(self, size_px: int) -> None:
-        self._size_px = size_px
-
-    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        return {
-            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-            "image": decode_images(galaxies, self._size_px),
-            "votes": condition_votes(galaxies),
-        }
-
-
 def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
     """Decode the ``image`` column to uint8, shape (n, size_px, size_px, 3).
 

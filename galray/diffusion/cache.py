@@ -51,7 +51,7 @@ def cached_galaxies(
         Its GPUs encode, where it has any.
     """
     manifest = Manifest.read(galaxies, "galaxies")
-    key = fingerprint(json.dumps([codec.fingerprint, manifest.fingerprint, list(emphasis)]))
+    key = fingerprint(json.dumps([codec.fingerprint(), manifest.fingerprint, list(emphasis)]))
     place = folder / key
     if standing(place, CACHE_KIND, resume=True) is None:
         say(f"train: computing what the codec sees of {galaxies.uri}, once -> {place.uri}")
@@ -83,7 +83,7 @@ def _compute(
         )
         publication.lineage = {
             "shape": list(codec.cached_shape),
-            "dtype": codec.cached_dtype,
+            "dtype": _numpy_type(codec),
             "rows_per_block": rows_per_block,
         }
 
@@ -131,7 +131,7 @@ class Prepare:
 
 
 def _cache_schema(codec: Codec) -> pa.Schema:
-    width = int(np.prod(codec.cached_shape)) * np.dtype(codec.cached_dtype).itemsize
+    width = int(np.prod(codec.cached_shape)) * codec.cached_dtype.itemsize
     return pa.schema(
         [
             pa.field("galaxy_id", pa.int64(), nullable=False),
@@ -139,6 +139,10 @@ def _cache_schema(codec: Codec) -> pa.Schema:
             pa.field("cached", pa.binary(width), nullable=False),
         ]
     )
+
+
+def _numpy_type(codec: Codec) -> str:
+    return str(codec.cached_dtype).removeprefix("torch.")
 
 
 def _cells(values: np.ndarray, kind: pa.DataType) -> pa.Array:

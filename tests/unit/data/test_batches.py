@@ -6,7 +6,7 @@ import pytest
 
 from galray.core.errors import ConfigError, InputError
 from galray.core.schema import ANSWER_INDEX, GALAXY_SCHEMA, N_ANSWERS, votes_of_label
-from galray.data.batches import DecodeGalaxies, EmphasisRule, Emphasise, condition_votes
+from galray.data.batches import EmphasisRule, Emphasise, condition_votes, decode_images
 from galray.data.images import encode_jpeg, encode_png
 
 
@@ -37,16 +37,15 @@ def test_condition_votes_prefer_volunteers_to_labels() -> None:
 
 def test_decode_resizes_and_keeps_order() -> None:
     grey = [np.full((16, 16, 3), level, dtype=np.uint8) for level in (10, 200)]
-    batch = DecodeGalaxies(8)(galaxies([{"image": encode_jpeg(image)} for image in grey]))
-    assert batch["image"].shape == (2, 8, 8, 3)
-    assert batch["image"].dtype == np.uint8
-    np.testing.assert_allclose(batch["image"].mean(axis=(1, 2, 3)), [10, 200], atol=1.5)
-    assert batch["galaxy_id"].tolist() == [0, 1]
+    images = decode_images(galaxies([{"image": encode_jpeg(image)} for image in grey]), 8)
+    assert images.shape == (2, 8, 8, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), [10, 200], atol=1.5)
 
 
 def test_decode_names_the_galaxy() -> None:
     with pytest.raises(InputError, match=r"galaxy 1: .*--verify decode"):
-        DecodeGalaxies(8)(galaxies([{}, {"image": b"\xff\xd8nothing"}]))
+        decode_images(galaxies([{}, {"image": b"\xff\xd8nothing"}]), 8)
 
 
 def test_emphasis_needs_every_answer_and_enough_volunteers() -> None:

@@ -3,10 +3,10 @@
 from itertools import pairwise
 
 import pytest
-import torch
 
+from galray.core.cluster import Scaling
 from galray.core.errors import ConfigError
-from galray.diffusion.train import PRESETS, StepLog, TrainConfig
+from galray.diffusion.train import TrainConfig
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
@@ -24,7 +24,9 @@ def test_learning_rate_warms_up_and_falls() -> None:
     [
         ({"steps": 0}, "--steps must be at least 1"),
         ({"p_all": 1.5}, "--p-all must lie in"),
-        ({"emphasis": ("dustlane",)}, "'dustlane' is no answer .*'dust_lane'"),
+        ({"emphasis": ("dustlane:2",)}, "'dustlane' is no answer .*'dust_lane'"),
+        ({"log_every": 30}, "--checkpoint-every 500 is no multiple of --log-every 30"),
+        ({"batch_size": 2, "scaling": Scaling(workers=4)}, "--batch-size 2 leaves some"),
         ({"batch_size": 0}, "--batch-size"),
     ],
 )
@@ -33,17 +35,6 @@ def test_contradictions_are_refused(options: dict, message: str) -> None:
         TrainConfig(**options)
 
 
-def test_step_log_splits_loss_by_noise_level() -> None:
-    log = StepLog(PRESETS["debug"].config)
-    norm = torch.tensor(2.0)
-    low = {"loss": torch.tensor([1.0, 3.0]), "t": torch.tensor([0.1, 0.2]), "gradient_norm": norm}
-    log.add(low)
-    log.add({"loss": torch.tensor([5.0, 7.0]), "t": torch.tensor([0.9, 1.0]), "gradient_norm": norm})
-    report = log.flush(step=2)
-    assert report["loss"] == 4.0
-    assert report["loss_t_0.00_0.25"] == 2.0
-    assert report["loss_t_0.75_1.00"] == 6.0
-    assert "loss_t_0.25_0.50" not in report
-    assert report["gradient_norm"] == 2.0
-    log.add(low)
-    assert log.flush(step=3)["loss"] == 2.0
+def test_learning_rate_can_stay() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=10, learning_rate=1e-5, final_learning_rate=1.0)
+    assert {config.learning_rate_at(step) for step in range(10, 1000)} == {1e-5}

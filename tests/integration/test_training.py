@@ -1,0 +1,137 @@
+"""Training on Ray Train, killed and resumed: the steps taken are those of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import safetensors.numpy
+from mlflow import MlflowClient
+
+from galray.core.manifest import publish, write_parquet
+from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
+from galray.core.storage import Location, open_location
+from galray.data.images import encode_jpeg
+from galray.diffusion.train import CHECKPOINTS
+from tests.integration.conftest import RunJob
+from tests.integration.services import REPOSITORY
+
+GALAXIES, SIZE_PX = 90, 32
+OPTIONS = ("--steps", "200", "--batch-size", "16", "--log-every", "5", "--checkpoint-every", "20")
+_PATIENCE_S = 120.0
+
+
+def publish_galaxies(location: Location) -> None:
+    """Publish noise as galaxies of the training split."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (GALAXIES, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    rows = [
+        {
+            "galaxy_id": i,
+            "survey": "test",
+            "votes": random.random(N_ANSWERS).tolist(),
+            "classifications": 40,
+            "image": encode_jpeg(image),
+            "height": SIZE_PX,
+            "width": SIZE_PX,
+            "split": "train",
+            "source": "mock",
+            "provenance": "{}",
+        }
+        for i, image in enumerate(images)
+    ]
+    with publish(location, "galaxies") as publication:
+        table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)
+        publication.add(write_parquet(location, "shards/part-0.parquet", table))
+
+
+def loss_curve(root: Path) -> dict[int, set[float]]:
+    """Return every loss that was tracked at each step, over all runs of the pipeline."""
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("galray")
+    assert experiment is not None
+    curve: dict[int, set[float]] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        for point in client.get_metric_history(run.info.run_id, "loss"):
+            curve.setdefault(point.step, set()).add(round(point.value, 6))
+    return curve
+
+
+def weights(root: Path) -> dict[str, np.ndarray]:
+    """Return the published weights of the U-Net."""
+    return safetensors.numpy.load_file(root / "denoiser/unet/diffusion_pytorch_model.safetensors")
+
+
+class Training:
+    """A training job in a process of its own, to be killed."""
+
+    def __init__(self, root: Path, log: Path) -> None:
+        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *OPTIONS, "--resume"]
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
+        self._checkpoints = root / "denoiser" / CHECKPOINTS
+
+    def wait_for_checkpoint_after(self, step_count: int) -> None:
+        """Wait until a checkpoint beyond those that stood has been kept."""
+        self._wait(lambda: len(self.kept()) and self.kept()[-1] > step_count)
+
+    def kept(self) -> list[float]:
+        """Return when each checkpoint that stands was kept."""
+        folders = self._checkpoints.glob("checkpoint_*/state.pt")
+        return sorted(folder.stat().st_mtime for folder in folders)
+
+    def _wait(self, done: Callable[[], object]) -> None:
+        until_s = time.monotonic() + _PATIENCE_S
+        while not done():
+            assert self._process.poll() is None, "the job ended before it could be killed"
+            assert time.monotonic() < until_s, "no checkpoint came"
+            time.sleep(0.05)
+
+    def kill_worker(self) -> None:
+        """Kill the process that trains, and nothing else."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        workers = [child for child in children if "RayTrainWorker" in child.name() + " ".join(child.cmdline())]
+        assert workers
+        workers[0].kill()
+
+    def kill_all(self) -> None:
+        """Kill the driver and its Ray, as when a machine is lost."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        os.kill(self._process.pid, signal.SIGKILL)
+        for child in children:
+            child.kill()
+        self._process.wait()
+
+    def end(self) -> int:
+        return self._process.wait(timeout=_PATIENCE_S)
+
+
+@pytest.mark.timeout(400)
+def test_killed_and_resumed_trains_the_same(tmp_path: Path, run_job: RunJob) -> None:
+    """A lost worker and a lost machine: the same losses at the same steps, and the same weights."""
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    for root in (calm, disturbed):
+        publish_galaxies(open_location(str(root / "galaxies")))
+    assert run_job("train", "debug", "--root", str(calm), *OPTIONS).returncode == 0
+    log = tmp_path / "log.txt"
+    first = Training(disturbed, log)
+    first.wait_for_checkpoint_after(0)
+    first.kill_worker()
+    first.wait_for_checkpoint_after(time.time())
+    first.kill_all()
+    assert Training(disturbed, log).end() == 0, log.read_text()[-3000:]
+    expected, found = loss_curve(calm), loss_curve(disturbed)
+    assert sorted(found) == sorted(expected) == list(range(5, 201, 5))
+    for step, values in found.items():  # a step that was taken again gave the loss that it had given
+        np.testing.assert_allclose(sorted(values), [*expected[step]] * len(values), rtol=1e-4)
+    for name, values in weights(calm).items():
+        np.testing.assert_allclose(weights(disturbed)[name], values, rtol=1e-3, atol=1e-5)

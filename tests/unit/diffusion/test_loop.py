@@ -77,9 +77,10 @@ def test_a_restored_run_takes_the_same_steps(state: TrainingState, tmp_path: Pat
 
 
 def test_the_average_follows_slower_than_the_weights(state: TrainingState) -> None:
-    start = [p.clone() for p in state.denoiser.parameters()]
+    start = [p.detach().clone() for p in state.denoiser.parameters()]
     take_steps(state, 0, 4)
 
+    @torch.no_grad()
     def moved(denoiser: Denoiser) -> float:
         pairs = zip(denoiser.parameters(), start, strict=True)
         return sum(float((p - q).square().sum()) for p, q in pairs)

@@ -31,7 +31,7 @@ from galray.diffusion.codec import PixelCodec
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.denoiser import PRESETS as DENOISERS
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, GalaxyPipeline, build_denoiser
-from galray.diffusion.objective import FlowMatching
+from galray.diffusion.objective import Diffusion, FlowMatching
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 CHECKPOINTS = "checkpoints"
@@ -49,7 +49,7 @@ class TrainConfig(JobConfig):
     galaxies: str = "{root}/galaxies"
     output: str = "{root}/denoiser"
     denoiser: DenoiserConfig = field(default_factory=lambda: DENOISERS["64px"])
-    objective: FlowMatching = field(default_factory=FlowMatching)
+    objective: FlowMatching | Diffusion = field(default_factory=FlowMatching)
     scaling: Scaling = field(default_factory=Scaling)
     steps: int = 20_000
     batch_size: int = 64
@@ -164,7 +164,7 @@ class TrainingState:
     @classmethod
     def new(cls, config: TrainConfig, codec: PixelCodec) -> TrainingState:
         torch.manual_seed(config.seed)
-        denoiser = build_denoiser(config.denoiser, codec)
+        denoiser = build_denoiser(config.denoiser, codec, config.objective)
         trained = [p for p in denoiser.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trained, lr=config.learning_rate, betas=_ADAM_BETAS, weight_decay=config.weight_decay
@@ -256,10 +256,14 @@ def train_step(
     generator = torch.Generator().manual_seed((config.seed * 1009 + _rank()) * 1_000_003 + state.step)
     votes = drop_questions(batch["votes"], config.p_question, config.p_all, generator).to(device)
     latents = state.denoiser.codec.encode(batch["image"].to(device))
+    # Drawn for the batch of all workers, of which this one takes its rows.
+    everyone = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
+    draws = config.objective.draw((config.batch_size, *latents.shape[1:]), everyone, device)
+    draws = draws.rows(slice(_rank() * len(latents), (_rank() + 1) * len(latents)))
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.step)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-        loss = config.objective.loss(model, latents, votes, generator=generator)
+        loss = config.objective.loss(model, latents, draws, votes)
     state.optimizer.zero_grad(set_to_none=True)
     loss.per_galaxy.mean().backward()
     norm = clip_grad_norm_(model.parameters(), config.gradient_clip)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -16,12 +17,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from galray.core.errors import ConfigError, InputError
-from galray.diffusion.codec import PixelCodec, to_uint8
+from galray.diffusion.codec import Codec, PixelCodec, to_uint8
 from galray.diffusion.conditions import ConditionTokens, VoteEncoder
-from galray.diffusion.sampler import Guidance, noise_of_seeds, sample, scheduler_named
+from galray.diffusion.objective import TIMESTEPS, FlowMatching, Objective
+from galray.diffusion.sampler import Guidance, is_flow, sample, scheduler_named
 
-# diffusers embeds the time as a sinusoid that was made for 1000 discrete steps.
-TIME_SCALE = 1000.0
 PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
 
 
@@ -87,46 +87,68 @@ PRESETS: dict[str, DenoiserConfig] = {
 }
 
 
+@runtime_checkable  # diffusers checks the types of a pipeline's parts
+class ConditionEncoder(Protocol):
+    """What the denoiser needs of a condition encoder, an ``nn.Module``: see `VoteEncoder`."""
+
+    def __call__(self, votes: Tensor, weights: Tensor | None = None) -> ConditionTokens:
+        """Return the tokens of B galaxies with votes [B, 37], and weights [B, 37] if any."""
+        ...
+
+    def unconditional(self, count: int) -> ConditionTokens:
+        """Return the tokens of `count` galaxies about which nothing is asked."""
+        ...
+
+
 class Denoiser(nn.Module):
-    """Predicts the velocity v(x_t, t, condition) of `objective.FlowMatching`.
+    """Predicts what an `objective.Objective` asks for, at any noise level and for any condition.
 
     Its ``parameters()`` are all that is trained: those of the network and of the condition encoder.
 
     Parameters
     ----------
     unet : UNet2DConditionModel
-    condition_encoder : VoteEncoder
+    condition_encoder : ConditionEncoder
         Returns `ConditionTokens` of whatever condition it is called with.
-    codec : PixelCodec
+    codec : Codec
         Frozen; images to latents and back.
+    scheduler : diffusers scheduler
+        ``objective.scheduler()``, or a model folder's: its config tells what is predicted. The U-Net's
+        output is that itself, as in Stable Diffusion, except for flow matching: see `preconditioning`.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, condition_encoder: VoteEncoder, codec: PixelCodec) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, condition_encoder: ConditionEncoder, codec: Codec, scheduler: Any
+    ) -> None:
         super().__init__()
         self.unet, self.condition_encoder, self.codec = unet, condition_encoder, codec
+        self.scheduler = scheduler
 
     def forward(self, latents: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        """Return the velocity [B, C, h, w].
+        """Return the prediction [B, C, h, w].
 
         Parameters
         ----------
         latents : Tensor of float32, shape (B, C, h, w)
             x_t, galaxies with noise.
         t : Tensor of float32, shape (B,)
-            Times in [0, 1]; 1 is pure noise.
+            Times in [0, 1]; 1 is noise.
         *condition : Tensor
             What the condition encoder takes: votes [B, 37], and weights [B, 37] if any.
         """
-        return self.velocity(latents, t, self.condition_encoder(*condition))
+        return self.predict(latents, t, self.condition_encoder(*condition))
 
-    def velocity(self, latents: Tensor, t: Tensor, condition: ConditionTokens) -> Tensor:
-        """Return the velocity [B, C, h, w] for tokens that are already encoded."""
-        tokens, mask = condition
+    def predict(self, latents: Tensor, t: Tensor, condition: ConditionTokens) -> Tensor:
+        """Return the prediction [B, C, h, w] for tokens that are already encoded."""
+        if not is_flow(self.scheduler):
+            return self._run(latents, t, condition)
         skip, scale_in, scale_out = preconditioning(t.view(-1, 1, 1, 1), self.codec.detail_std)
-        output = self.unet(
-            scale_in * latents, t * TIME_SCALE, tokens, encoder_attention_mask=mask, return_dict=False
-        )[0]
-        return skip * latents - scale_out * output
+        return skip * latents - scale_out * self._run(scale_in * latents, t, condition)
+
+    def _run(self, latents: Tensor, t: Tensor, condition: ConditionTokens) -> Tensor:
+        tokens, mask = condition
+        timestep = t * TIMESTEPS  # the network embeds its time as a sinusoid made for 1000 discrete steps
+        return self.unet(latents, timestep, tokens, encoder_attention_mask=mask, return_dict=False)[0]
 
 
 def preconditioning(t: Tensor, detail_std: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,30 +180,36 @@ def preconditioning(t: Tensor, detail_std: float) -> tuple[Tensor, Tensor, Tenso
     return skip, ((1 - t).square() + t.square()).rsqrt(), detail_std * variance.rsqrt()
 
 
-def build_denoiser(config: DenoiserConfig, codec: PixelCodec | None = None) -> Denoiser:
+def build_denoiser(
+    config: DenoiserConfig, codec: Codec | None = None, objective: Objective | None = None
+) -> Denoiser:
     """Return a new, untrained denoiser.
 
     Parameters
     ----------
     config : DenoiserConfig
-    codec : PixelCodec, optional
-        Fitted to the training images with `PixelCodec.fit`. Default: one without statistics.
+    codec : Codec, optional
+        Fitted to the training images, as `PixelCodec.fit` does. Default: pixels, without statistics.
+    objective : Objective, optional
+        What it is to be trained on. Default: flow matching.
 
     Raises
     ------
     ConfigError
-        The codec is for another size or fold than `config`.
+        The codec's latents do not suit `config`.
     """
     codec = codec or PixelCodec(config.size_px, config.fold)
-    if (codec.size_px, codec.fold) != (config.size_px, config.fold):
+    if isinstance(codec, PixelCodec) and (codec.size_px, codec.fold) != (config.size_px, config.fold):
         raise ConfigError(
             f"The codec is for {codec.size_px} px folded by {codec.fold}, the denoiser for "
             f"{config.size_px} px folded by {config.fold}. Fit the codec at the same size_px and fold."
         )
-    return Denoiser(_build_unet(config, codec), VoteEncoder(config.token_dim), codec)
+    with torch.device("cpu"):  # a schedule is plain numbers, also where the network has none yet ("meta")
+        scheduler = (objective or FlowMatching()).scheduler()
+    return Denoiser(_build_unet(config, codec), VoteEncoder(config.token_dim), codec, scheduler)
 
 
-def _build_unet(config: DenoiserConfig, codec: PixelCodec) -> UNet2DConditionModel:
+def _build_unet(config: DenoiserConfig, codec: Codec) -> UNet2DConditionModel:
     latent_channels, side, _ = codec.latent_shape
     # diffusers takes the number of heads under the name of their dimension (its issue 2011).
     heads: Any = tuple(width // config.head_dim for width in config.channels)
@@ -211,20 +239,21 @@ def _build_unet(config: DenoiserConfig, codec: PixelCodec) -> UNet2DConditionMod
 class GalaxyPipeline(DiffusionPipeline):
     """Votes in, galaxies out; a diffusers pipeline.
 
-    ``save_pretrained(folder)`` writes safetensors and JSON only. The folder opens with
-    ``GalaxyPipeline.from_pretrained(folder)``, and with diffusers' own
-    ``DiffusionPipeline.from_pretrained(folder)`` once this module is imported.
+    ``save_pretrained(folder)`` writes safetensors, JSON, and ``pipeline.py``, one line that imports this
+    class. The folder opens with ``GalaxyPipeline.from_pretrained(folder)``, which never runs that line,
+    and, where galray is installed, with diffusers alone:
+    ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``. diffusers 0.42 imports no package
+    because a folder names it; a file in the folder that the caller trusts is its only way to a class
+    that is not its own.
 
     Parameters
     ----------
-    unet, condition_encoder, codec
+    unet, condition_encoder, codec, scheduler
         The parts of a `Denoiser`.
-    scheduler : diffusers scheduler
-        The sampler used unless a call names another.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, condition_encoder: VoteEncoder, codec: PixelCodec, scheduler: Any
+        self, unet: UNet2DConditionModel, condition_encoder: ConditionEncoder, codec: Codec, scheduler: Any
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -232,14 +261,36 @@ class GalaxyPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_denoiser(cls, denoiser: Denoiser, sampler: str = "unipc") -> Self:
+    def from_denoiser(cls, denoiser: Denoiser) -> Self:
         """Return a pipeline around the parts of `denoiser`, which are shared, not copied."""
-        return cls(denoiser.unet, denoiser.condition_encoder, denoiser.codec, scheduler_named(sampler))
+        return cls(denoiser.unet, denoiser.condition_encoder, denoiser.codec, denoiser.scheduler)
 
     @property
     def denoiser(self) -> Denoiser:
         """The parts as a `Denoiser`, shared, e.g. to train on."""
-        return Denoiser(self.unet, self.condition_encoder, self.codec)
+        return Denoiser(self.unet, self.condition_encoder, self.codec, self.scheduler)
+
+    def save_config(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Write the folder's index, and the line of Python by which diffusers alone finds this class."""
+        super().save_config(save_directory, *args, **kwargs)
+        name, index = type(self).__name__, Path(save_directory, self.config_name)
+        named = json.loads(index.read_text()) | {"_class_name": ["pipeline", name]}
+        index.write_text(json.dumps(named, indent=2) + "\n")
+        index.with_name("pipeline.py").write_text(f"from {type(self).__module__} import {name}\n")
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read the folder's index, but take this very class instead of the one that the folder names."""
+        config: Any = super().load_config(*args, **kwargs)
+        return config | {"_class_name": cls.__name__}
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Import galray's own modules that the parts come from, as diffusers imports none."""
+        for part in config_dict.values():
+            if isinstance(part, list | tuple) and str(part[0]).startswith("galray."):
+                importlib.import_module(part[0])
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -274,7 +325,7 @@ class GalaxyPipeline(DiffusionPipeline):
         guidance_scale: float = 2.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
-        sampler: str | None = None,
+        sampler: str = "unipc",
     ) -> np.ndarray:
         """Paint one galaxy for each row of votes.
 
@@ -289,8 +340,8 @@ class GalaxyPipeline(DiffusionPipeline):
         num_steps : int
         guidance_scale, guidance_interval, guidance_rescale
             See `sampler.Guidance`.
-        sampler : str, optional
-            One of ``sampler.SAMPLERS``. Default: the pipeline's own scheduler.
+        sampler : str
+            One of ``sampler.SAMPLERS``.
 
         Returns
         -------
@@ -307,19 +358,16 @@ class GalaxyPipeline(DiffusionPipeline):
         with torch.inference_mode():
             weights = weights if weights is None else weights.to(self.device)
             latents = sample(
-                self.denoiser.velocity,
-                noise_of_seeds(seeds, self.codec.latent_shape, self.device),
+                self.denoiser.predict,
+                seeds,
+                self.codec.latent_shape,
                 self.condition_encoder(votes.to(self.device), weights),
                 self.condition_encoder.unconditional(len(votes)),
-                scheduler=scheduler_named(sampler) if sampler else self.scheduler,
+                scheduler=scheduler_named(sampler, self.scheduler),
                 num_steps=num_steps,
                 guidance=Guidance(guidance_scale, guidance_interval, guidance_rescale),
             )
             return to_uint8(self.codec.decode(latents)).cpu().numpy()
-
-
-# diffusers looks a folder's pipeline class up in its own namespace; anywhere else it is remote code to it.
-setattr(diffusers, GalaxyPipeline.__name__, GalaxyPipeline)
 
 
 def check_model_folder(folder: str | os.PathLike) -> None:

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from galray.core.errors import ConfigError, nearest
 from galray.diffusion.conditions import ConditionTokens
 
-# Each solves dx/dt = v(x, t) from t = 1 to 0 along the paths that objective.FlowMatching trains.
-SAMPLERS: dict[str, Callable[[], Any]] = {
-    "euler": lambda: FlowMatchEulerDiscreteScheduler(),
-    "dpm++": lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
-    "unipc": lambda: UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+# name -> (scheduler class for flow matching, scheduler class for discrete diffusion); None: there is none
+SAMPLERS: dict[str, tuple[Any, Any]] = {
+    "euler": (FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler),
+    "dpm++": (DPMSolverMultistepScheduler, DPMSolverMultistepScheduler),
+    "unipc": (UniPCMultistepScheduler, UniPCMultistepScheduler),
+    "euler-ancestral": (None, EulerAncestralDiscreteScheduler),
 }
 
-# velocity(x_t, t, tokens) with x_t [B, C, h, w] and t [B] in [0, 1]
-Velocity = Callable[[Tensor, Tensor, ConditionTokens], Tensor]
+# predict(x_t, t, tokens) with x_t [B, C, h, w] and t [B] in [0, 1]
+Predict = Callable[[Tensor, Tensor, ConditionTokens], Tensor]
 
 
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 
-    .. math:: v = v_\\varnothing + s\\, (v_c - v_\\varnothing)
+    .. math:: y = y_\\varnothing + s\\, (y_c - y_\\varnothing)
 
     Attributes
     ----------
@@ -67,34 +72,47 @@ class Guidance:
         return self.scale != 1.0 and self.interval[0] <= t <= self.interval[1]
 
 
-def scheduler_named(name: str) -> Any:
-    """Return a new diffusers scheduler of `SAMPLERS`: ``euler``, ``dpm++`` or ``unipc``.
+def is_flow(scheduler: Any) -> bool:
+    """Return whether a diffusers scheduler belongs to a model trained by flow matching."""
+    return scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction"
+
+
+def scheduler_named(name: str, trained: Any) -> Any:
+    """Return a new diffusers scheduler: the sampler called `name`, for what a model was trained on.
+
+    Parameters
+    ----------
+    name : str
+        One of `SAMPLERS`.
+    trained : diffusers scheduler
+        The model's own: its config says what the network predicts, and on which noise schedule.
 
     Raises
     ------
     ConfigError
-        There is none of that name.
+        There is none of that name, or it does not exist for models of that kind.
     """
     if name not in SAMPLERS:
         raise ConfigError(
             f"No sampler is named {name!r}{nearest(name, SAMPLERS)}. Use one of {', '.join(SAMPLERS)}."
         )
-    return SAMPLERS[name]()
+    kind = 0 if is_flow(trained) else 1
+    if SAMPLERS[name][kind] is None:
+        others = ", ".join(other for other, kinds in SAMPLERS.items() if kinds[kind])
+        raise ConfigError(
+            f"Sampler {name!r} is not for models trained by {('flow matching', 'diffusion')[kind]}, "
+            f"as this one is. Use one of {others}."
+        )
+    return SAMPLERS[name][kind].from_config(trained.config)
 
 
-def noise_of_seeds(
-    seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"
-) -> Tensor:
-    """Return float32 [len(seeds), *shape] of standard normal noise, each row from its own seed alone.
-
-    Drawn on the CPU always, so that a seed means the same galaxy on every device.
-    """
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
+def generators_of_seeds(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return a source of noise for each seed, on the CPU: a seed means the same galaxy on every device."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def guided_velocity(
-    velocity: Velocity,
+def guided(
+    predict: Predict,
     latents: Tensor,
     t: Tensor,
     conditional: ConditionTokens,
@@ -105,8 +123,8 @@ def guided_velocity(
 
     Parameters
     ----------
-    velocity : callable
-        ``velocity(x_t, t, tokens)``.
+    predict : callable
+        ``predict(x_t, t, tokens)``.
     latents : Tensor, shape (B, C, h, w)
     t : Tensor of float32, shape ()
         The one time of all of them.
@@ -115,18 +133,19 @@ def guided_velocity(
     guidance : Guidance
     """
     if not guidance.applies(float(t)):
-        return velocity(latents, t.expand(len(latents)), conditional)
+        return predict(latents, t.expand(len(latents)), conditional)
     both = ConditionTokens(*(torch.cat(pair) for pair in zip(unconditional, conditional, strict=True)))
-    prediction = velocity(torch.cat([latents, latents]), t.expand(2 * len(latents)), both)
+    prediction = predict(torch.cat([latents, latents]), t.expand(2 * len(latents)), both)
     without, asked = prediction.float().chunk(2)
-    guided = without + guidance.scale * (asked - without)
-    return rescale_noise_cfg(guided, asked, guidance.rescale) if guidance.rescale else guided
+    mixed = without + guidance.scale * (asked - without)
+    return rescale_noise_cfg(mixed, asked, guidance.rescale) if guidance.rescale else mixed
 
 
 @torch.inference_mode()
 def sample(
-    velocity: Velocity,
-    noise: Tensor,
+    predict: Predict,
+    seeds: Sequence[int],
+    latent_shape: tuple[int, ...],
     conditional: ConditionTokens,
     unconditional: ConditionTokens,
     *,
@@ -134,18 +153,21 @@ def sample(
     num_steps: int,
     guidance: Guidance,
 ) -> Tensor:
-    """Solve dx/dt = v(x, t) from noise at t = 1 to latents at t = 0.
+    """Go from noise at t = 1 to latents at t = 0.
 
     Parameters
     ----------
-    velocity : callable
-        ``velocity(x_t, t, tokens)``, e.g. `Denoiser.velocity`.
-    noise : Tensor of float32, shape (B, C, h, w)
-        See `noise_of_seeds`.
+    predict : callable
+        ``predict(x_t, t, tokens)``, e.g. `Denoiser.predict`.
+    seeds : sequence of int
+        B of them. All noise of an image comes from its own: the first, and what ancestral samplers
+        add in each step.
+    latent_shape : tuple of int
+        (C, h, w) of the latents of one image.
     conditional, unconditional : ConditionTokens
         Of B galaxies each.
     scheduler : diffusers scheduler
-        One of flow matching, as `scheduler_named` returns; its step counter is reset here.
+        As `scheduler_named` returns; its step counter is reset here.
     num_steps : int
         Evaluations of the denoiser.
     guidance : Guidance
@@ -157,14 +179,30 @@ def sample(
     Raises
     ------
     ConfigError
-        `num_steps` is below 1.
+        `num_steps` is below 1, or above the timesteps that there are.
     """
-    if num_steps < 1:
-        raise ConfigError(f"num_steps={num_steps}: sampling takes at least 1 step; 20 to 50 are usual.")
-    scheduler.set_timesteps(num_steps, device=noise.device)
-    latents = noise
-    # The noise level itself, not `scheduler.timesteps`, which some schedulers round to integers.
-    for t, timestep in zip(scheduler.sigmas[:-1].to(noise.device), scheduler.timesteps, strict=True):
-        prediction = guided_velocity(velocity, latents, t, conditional, unconditional, guidance)
-        latents = scheduler.step(prediction.float(), timestep, latents, return_dict=False)[0]
+    most = scheduler.config["num_train_timesteps"]
+    if not 1 <= num_steps <= most:
+        raise ConfigError(f"num_steps={num_steps}: sampling takes 1 to {most} steps; 20 to 50 are usual.")
+    device = conditional.tokens.device
+    if not len(seeds):
+        return torch.empty(0, *latent_shape, device=device)
+    generators = generators_of_seeds(seeds)
+    latents = randn_tensor((len(generators), *latent_shape), generator=generators, device=device)
+    scheduler.set_timesteps(num_steps, device=device)
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    draws_noise = "generator" in signature(scheduler.step).parameters
+    noise = {"generator": generators} if draws_noise else {}
+    for t, timestep in zip(_times(scheduler), scheduler.timesteps, strict=True):
+        seen = latents if is_flow(scheduler) else scheduler.scale_model_input(latents, timestep)
+        prediction = guided(predict, seen, t.to(device), conditional, unconditional, guidance)
+        latents = scheduler.step(prediction.float(), timestep, latents, return_dict=False, **noise)[0]
     return latents
+
+
+def _times(scheduler: Any) -> Tensor:
+    """Return the times [num_steps] in [0, 1] that the denoiser was trained to be told."""
+    if is_flow(scheduler):  # the noise level itself: some schedulers round their timesteps to integers
+        return scheduler.sigmas[:-1].float()
+    # For some numbers of steps diffusers adds one more, at -1, to "trailing" timesteps.
+    return scheduler.timesteps.float().clamp(min=0) / scheduler.config["num_train_timesteps"]

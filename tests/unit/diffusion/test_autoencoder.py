@@ -5,18 +5,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from galray.core.errors import ConfigError, EmptyInputError, InputError
 from galray.diffusion.autoencoder import AutoencoderCodec
 from galray.diffusion.codec import Codec, oriented, to_float, to_uint8
+from tests.unit.diffusion import tiny_stable_diffusion
 
 
 def autoencoder(**options: object) -> AutoencoderKL:
-    """An untrained autoencoder that shrinks by 2."""
+    """An untrained autoencoder that shrinks by 2, the same each time."""
     torch.manual_seed(0)
-    blocks = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 8),
-        "norm_num_groups": 4,
-    }
-    return AutoencoderKL(**{**blocks, **options})  # type: ignore[arg-type]
+    return tiny_stable_diffusion.autoencoder(levels=2, **options)
 
 
 @pytest.fixture

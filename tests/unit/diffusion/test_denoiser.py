@@ -1,12 +1,16 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from galray.core.errors import ConfigError, InputError
 from galray.core.schema import ANSWER_INDEX
 from galray.diffusion.codec import PixelCodec
-from galray.diffusion.conditions import condition
+from galray.diffusion.conditions import VoteEncoder, condition
 from galray.diffusion.denoiser import (
     PRESETS,
     Denoiser,
@@ -15,8 +19,8 @@ from galray.diffusion.denoiser import (
     build_denoiser,
     preconditioning,
 )
-from galray.diffusion.objective import FlowMatching
-from galray.diffusion.sampler import SAMPLERS, noise_of_seeds
+from galray.diffusion.objective import PAPER, Diffusion, FlowMatching, Objective
+from galray.diffusion.sampler import SAMPLERS
 
 # diffusers 0.42 converts a tensor in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -27,11 +31,15 @@ def pipeline(tiny: Denoiser) -> GalaxyPipeline:
     return GalaxyPipeline.from_denoiser(tiny)
 
 
-def predict(denoiser: Denoiser, *condition_: torch.Tensor) -> torch.Tensor:
+def predict_with_grad(denoiser: Denoiser, *condition_: torch.Tensor) -> torch.Tensor:
     shape = (len(condition_[0]), *denoiser.codec.latent_shape)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return denoiser(noisy, torch.full((shape[0],), 0.5), *condition_)
+
+
+def predict(denoiser: Denoiser, *condition_: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        return denoiser(noisy, torch.full((shape[0],), 0.5), *condition_)
+        return predict_with_grad(denoiser, *condition_)
 
 
 def test_prediction_has_the_shape_of_the_latents(tiny: Denoiser, votes: torch.Tensor) -> None:
@@ -50,6 +58,7 @@ def test_a_masked_token_cannot_be_seen(tiny: Denoiser, votes: torch.Tensor) -> N
     before = predict(tiny, votes)
     index = ANSWER_INDEX["bar"]
     assert votes[:, index].isnan().all()
+    assert isinstance(tiny.condition_encoder, VoteEncoder)
     with torch.no_grad():
         tiny.condition_encoder.position[index] += 100.0
     assert torch.equal(predict(tiny, votes), before)
@@ -72,9 +81,9 @@ def test_zero_is_not_unknown_and_weights_tell(tiny: Denoiser) -> None:
 def test_preconditioning_leaves_the_network_what_is_left(t: float) -> None:
     """Data of deviation s: `skip` is the regression of v on x_t, and the rest has deviation `scale_out`."""
     s, objective = 0.25, FlowMatching()
-    data, noise = noise_of_seeds([0, 1], (1, 400, 400)).unsqueeze(1)
-    data = s * data
-    noisy, target = objective.add_noise(data, noise, torch.tensor([t])), objective.target(data, noise)
+    data, noise = torch.randn(2, 1, 1, 400, 400, generator=torch.Generator().manual_seed(0))
+    data, times = s * data, torch.tensor([t])
+    noisy, target = objective.add_noise(data, noise, times), objective.target(data, noise, times)
     skip, _, scale_out = preconditioning(torch.tensor(t), s)
     regression = (target * noisy).mean() / noisy.square().mean()
     torch.testing.assert_close(skip, regression, atol=0.02, rtol=0)
@@ -94,10 +103,19 @@ def test_parameters_are_those_of_network_and_encoder(tiny: Denoiser) -> None:
     assert {"codec.mean", "codec.std"} <= set(tiny.state_dict())
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    ("objective", "sampler"),
+    [
+        *((FlowMatching(), name) for name in ("euler", "dpm++", "unipc")),
+        *((Diffusion(), s) for s in SAMPLERS),
+    ],
+)
 def test_images_do_not_depend_on_the_batch(
-    pipeline: GalaxyPipeline, votes: torch.Tensor, sampler: str
+    tiny: Denoiser, votes: torch.Tensor, objective: Objective, sampler: str
 ) -> None:
+    tiny.scheduler = objective.scheduler()
+    pipeline = GalaxyPipeline.from_denoiser(tiny)
+
     def paint(rows: slice) -> np.ndarray:
         return pipeline(votes[rows], seeds=range(8)[rows], num_steps=4, sampler=sampler)
 
@@ -110,21 +128,92 @@ def test_images_do_not_depend_on_the_batch(
     assert not np.array_equal(whole[0], whole[4]), "same votes, other seed"
 
 
+def test_flow_alone_is_preconditioned(tiny: Denoiser, votes: torch.Tensor) -> None:
+    noisy, times = torch.randn(8, *tiny.codec.latent_shape), torch.full((8,), 0.25)
+    tokens, mask = tiny.condition_encoder(votes)
+    with torch.inference_mode():
+        tiny.scheduler = Diffusion().scheduler()
+        raw = tiny.unet(noisy, 250.0, tokens, encoder_attention_mask=mask).sample
+        torch.testing.assert_close(tiny(noisy, times, votes), raw)
+        tiny.scheduler = FlowMatching().scheduler()
+        assert not torch.allclose(tiny(noisy, times, votes), raw, atol=0.1)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny: Denoiser, votes: torch.Tensor) -> None:
+    def gradients() -> list[torch.Tensor]:
+        tiny.zero_grad()
+        predict_with_grad(tiny.train(), votes).square().mean().backward()
+        return [p.grad.clone() for p in tiny.parameters() if p.grad is not None]
+
+    plain = gradients()
+    tiny.unet.enable_gradient_checkpointing()
+    for one, other in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_compiled_network_predicts_the_same(tiny: Denoiser, votes: torch.Tensor) -> None:
+    expected, names = predict(tiny, votes), list(tiny.state_dict())
+    tiny.unet.compile(backend="aot_eager", fullgraph=True)  # traces all, and needs no compiler
+    torch.testing.assert_close(predict(tiny, votes), expected)
+    assert list(tiny.state_dict()) == names, "compiled in place, weights keep their names"
+
+
 def test_pipeline_needs_a_seed_for_each_galaxy(pipeline: GalaxyPipeline, votes: torch.Tensor) -> None:
     with pytest.raises(ConfigError, match="8 galaxies need as many seeds, not 2"):
         pipeline(votes, seeds=[1, 2])
 
 
-@pytest.mark.parametrize("opener", [GalaxyPipeline, DiffusionPipeline])
+@pytest.mark.parametrize("objective", [FlowMatching(), Diffusion(), PAPER])
 def test_model_folder_round_trip(
-    pipeline: GalaxyPipeline, votes: torch.Tensor, tmp_path, opener: type
+    tiny: Denoiser, votes: torch.Tensor, tmp_path: Path, objective: Objective
 ) -> None:
+    tiny.scheduler = objective.scheduler()
+    pipeline = GalaxyPipeline.from_denoiser(tiny)
     pipeline.save_pretrained(tmp_path)
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
-    reopened = opener.from_pretrained(tmp_path)
-    assert isinstance(reopened, GalaxyPipeline)
-    options = {"num_steps": 3, "guidance_scale": 3.0}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors", ".py"}
+    reopened = GalaxyPipeline.from_pretrained(tmp_path)
+    assert type(reopened) is GalaxyPipeline
+    options = {"num_steps": 3, "guidance_scale": 3.0, "sampler": "dpm++"}
     assert np.array_equal(reopened(votes, **options), pipeline(votes, **options))
+
+
+PAINT_WITH_DIFFUSERS_ALONE = """
+import sys, torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+votes = torch.full((2, 37), float("nan"))
+votes[0, 0] = 1.0
+pipeline.set_progress_bar_config(disable=True)
+print(type(pipeline).__module__, pipeline(votes, seeds=[1, 2], num_steps=2).tolist())
+"""
+
+
+def test_diffusers_opens_the_folder_by_itself_and_paints(pipeline: GalaxyPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PAINT_WITH_DIFFUSERS_ALONE, str(tmp_path / "model")],
+        env=os.environ | offline | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    votes = torch.full((2, 37), float("nan"))
+    votes[0, 0] = 1.0
+    painted = pipeline(votes, seeds=[1, 2], num_steps=2).tolist()
+    assert done.stdout.strip() == f"galray.diffusion.denoiser {painted}"
+
+
+def test_galray_never_runs_code_of_a_folder(pipeline: GalaxyPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('ran')\n")
+    (tmp_path / "codec" / "galray.diffusion.codec.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        GalaxyPipeline.from_pretrained(tmp_path)
+    (tmp_path / "codec" / "galray.diffusion.codec.py").unlink()
+    assert type(GalaxyPipeline.from_pretrained(tmp_path)) is GalaxyPipeline
 
 
 def test_pickles_are_refused(pipeline: GalaxyPipeline, tmp_path) -> None:

@@ -11,7 +11,7 @@ holds, and ``codec.latents(cached, orientation, noise)`` is what a step asks of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -40,12 +40,20 @@ class Codec(Protocol):
         How many orientations of a galaxy `latents` tells apart: draw from 0 to this, exclusive.
     cached_dtype : torch.dtype
         Type of what `prepare` returns.
+    mean, std : Tensor of float32
+        Statistics of the latents, which are brought to zero mean and unit variance.
     """
 
     size_px: int
     detail_std: float
     orientations: int
     cached_dtype: torch.dtype
+    mean: Tensor
+    std: Tensor
+
+    def to(self, device: Any, /) -> Self:
+        """Move the codec; as ``nn.Module.to``."""
+        ...
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -35,11 +35,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from galray.core.cluster import Progress
+from galray.core.errors import InputError
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
 from galray.diffusion.objective import Draws
+from galray.diffusion.pretrained import trainable_parameters
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
@@ -52,6 +54,7 @@ NOISE_LEVELS = 4
 _ADAM_BETAS = (0.9, 0.99)  # gradients of other noise levels come every step: forget them sooner
 _EMA_WARMUP_POWER = 0.75
 _PREFETCHED_BATCHES = 16
+_PARTLY = StateDictOptions(full_state_dict=True, strict=False)  # what is frozen is not in checkpoints
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
@@ -81,7 +84,7 @@ class TrainingState:
     def new(cls, config: TrainConfig, denoiser: Denoiser) -> TrainingState:
         """Return the state before the first step; the denoiser is on its device, and sharded or not."""
         optimizer = torch.optim.AdamW(
-            _trained(denoiser),
+            trainable_parameters(denoiser),
             lr=config.learning_rate,
             betas=_ADAM_BETAS,
             weight_decay=config.weight_decay,
@@ -104,21 +107,16 @@ class TrainingState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was taken, by however many workers."""
         state = read_state(checkpoint)
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(self.denoiser, state["denoiser"], options=options)
-        set_model_state_dict(self.average, state["average"], options=options)
-        set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=options)
+        restore_trained(self.denoiser, state["denoiser"])
+        restore_trained(self.average, state["average"])
+        set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=_PARTLY)
         self.step, self.skipped = state["step"], state["skipped"]
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights; early on faster than `decay`, which would keep the start."""
         warming = 1 - (1 + self.step) ** -_EMA_WARMUP_POWER
         update = get_ema_multi_avg_fn(min(decay, warming))
-        update(_trained(self.average), _trained(self.denoiser), 0)
-
-
-def _trained(module: nn.Module) -> list[Tensor]:
-    return [p for p in module.parameters() if p.requires_grad]
+        update(trainable_parameters(self.average), trainable_parameters(self.denoiser), 0)
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -128,6 +126,14 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
         return torch.load(Path(folder, STATE_FILE), weights_only=True, map_location="cpu")
 
 
+def restore_trained(module: nn.Module, weights: dict[str, Any]) -> None:
+    """Load the trained weights of a checkpoint; those that are frozen are where the module came from."""
+    missing = {name for name, p in module.named_parameters() if p.requires_grad} - set(weights)
+    if missing:
+        raise InputError(f"The checkpoint lacks {len(missing)} weights, such as {min(missing)}. Start over.")
+    set_model_state_dict(module, weights, options=_PARTLY)
+
+
 def is_first() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
@@ -135,12 +141,12 @@ def is_first() -> bool:
 def train_loop(settings: dict[str, Any]) -> None:
     """Train on one worker of a Ray Train run.
 
-    `settings` holds the ``config``, the ``galaxies`` as cached, the ``run`` that is tracked, and how to
-    ``build`` the untrained denoiser.
+    `settings` holds the ``config``, the ``galaxies`` as cached, the ``statistics`` of their latents, and the
+    ``run`` that is tracked.
     """
-    config, run = settings["config"], settings["run"]
+    config: TrainConfig = settings["config"]
     torch.set_num_threads(config.scaling.threads)
-    denoiser: Denoiser = settings["build"](config).to(get_device())
+    denoiser = config.start.denoiser(config.seed, settings["statistics"]).to(get_device())
     if config.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     if config.compile:
@@ -151,7 +157,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     latest = ray.train.get_checkpoint()
     if latest is not None:
         state.restore(latest)
-    _run_steps(config, state, model, settings["galaxies"], run)
+    _run_steps(config, state, model, settings["galaxies"], settings["run"])
 
 
 def _shard(denoiser: Denoiser) -> Denoiser:
@@ -260,15 +266,15 @@ class StepDraws:
     orientation : Tensor of int64, shape (b,)
         One of the square's eight symmetries: galaxies have no up or down.
     objective : objective.Draws
-    posterior : Tensor of float32, shape (b, C, h, w)
-        Where in a learnt codec's posterior the latents are taken.
+    posterior : Tensor of float32, shape (b, C, h, w), or None
+        Where in a learnt codec's posterior the latents are taken; pixels have none.
     workers : int
     """
 
     hidden: Tensor
     orientation: Tensor
     objective: Draws
-    posterior: Tensor
+    posterior: Tensor | None
     workers: int
 
     @classmethod
@@ -280,18 +286,18 @@ class StepDraws:
             if torch.distributed.is_initialized()
             else (0, 1)
         )
-        shape = (count, *codec.latent_shape)
+        shape, share = (count, *codec.latent_shape), slice(rank, None, workers)
         seen = torch.zeros(count, N_ANSWERS, device=device)
         hidden = drop_questions(seen, config.p_question, config.p_all, generator).isnan()
         orientation = torch.randint(0, codec.orientations, (count,), generator=generator, device=device)
         drawn = config.objective.draw(shape, generator, device)
-        posterior = torch.randn(shape, generator=generator, device=device)
-        share = slice(rank, None, workers)
+        sampled = codec.cached_dtype.is_floating_point
+        posterior = torch.randn(shape, generator=generator, device=device)[share] if sampled else None
         return cls(
             hidden[share],
             orientation[share],
             drawn.rows(share),
-            posterior[share],
+            posterior,
             workers,
         )
 

@@ -193,7 +193,9 @@ class TrainingStream(IterableDataset):
                 yield {name: values[share] for name, values in joined.items()}
                 yielded += 1
             pending = [{name: values[whole:] for name, values in joined.items()}]
-        assert yielded == self.steps_per_epoch  # otherwise positions would not be what resuming takes them for
+        assert (
+            yielded == self.steps_per_epoch
+        )  # otherwise positions would not be what resuming takes them for
 
     def _groups(self, epoch: int) -> Iterator[tuple[list[Block], np.ndarray]]:
         """Yield the blocks that are shuffled together, with the order of their galaxies."""
@@ -202,4 +204,3 @@ class TrainingStream(IterableDataset):
         for start in range(0, len(shuffled), BLOCKS_TOGETHER):
             blocks = [self.galaxies.blocks[i] for i in shuffled[start : start + BLOCKS_TOGETHER]]
             yield blocks, random.permutation(sum(block.rows for block in blocks))
-

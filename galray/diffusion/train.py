@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+import tyro
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 
@@ -21,11 +21,13 @@ from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, track
 from galray.data.batches import EmphasisRule
 from galray.diffusion.cache import cached_galaxies
-from galray.diffusion.codec import Codec, PixelCodec
+from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
-from galray.diffusion.denoiser import Denoiser, DenoiserConfig, GalaxyPipeline, build_denoiser
-from galray.diffusion.loop import STOPPED, read_state, train_loop
-from galray.diffusion.objective import FlowMatching
+from galray.diffusion.denoiser import Denoiser, DenoiserConfig, GalaxyPipeline
+from galray.diffusion.loop import STOPPED, read_state, restore_trained, train_loop
+from galray.diffusion.objective import Diffusion, FlowMatching
+from galray.diffusion.pretrained import merge_adapters
+from galray.diffusion.start import Start, Statistics
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
@@ -42,7 +44,19 @@ class TrainConfig(JobConfig):
     cache: str = "{root}/cache"
     """Where what the codec sees of the galaxies is kept, for this and later trainings."""
     denoiser: DenoiserConfig = field(default_factory=lambda: DENOISERS["64px"])
-    objective: FlowMatching = field(default_factory=FlowMatching)
+    """Shape of a new network; its size_px is that of the images in any case."""
+    objective: tyro.conf.AvoidSubcommands[FlowMatching | Diffusion] = field(default_factory=FlowMatching)
+    """What is learnt: the preset chooses between flow matching and diffusion in steps."""
+    stable_diffusion: str = ""
+    """Fine-tune this Stable Diffusion, a local folder or hub id, instead of training a new network."""
+    autoencoder_only: bool = False
+    """Take only its autoencoder, and train a new network on the latents."""
+    orientations: int = 1
+    """Orientations of each galaxy that an autoencoder's cache holds; pixels have all 8 for nothing."""
+    lora_rank: int = 0
+    """Train low-rank adapters instead of the whole of Stable Diffusion's network."""
+    train_text_encoder: bool = False
+    """Train its text encoder too."""
     scaling: Scaling = field(default_factory=Scaling)
     steps: int = 20_000
     batch_size: int = 64
@@ -84,6 +98,7 @@ class TrainConfig(JobConfig):
             require(0 <= getattr(self, name) <= 1, f"--{name.replace('_', '-')} must lie in [0, 1].")
         for rule in self.emphasis:
             EmphasisRule.parse(rule)
+        assert self.start  # made here, so that what contradicts itself is refused
         require(
             self.batch_size >= self.scaling.workers,
             f"--batch-size {self.batch_size} leaves some of --scaling.workers {self.scaling.workers} idle.",
@@ -95,6 +110,19 @@ class TrainConfig(JobConfig):
         require(
             self.loader_processes in (0, 1),
             "--loader-processes is 0 or 1: one reads the whole stream ahead, two would each read all of it.",
+        )
+
+    @property
+    def start(self) -> Start:
+        """What the training starts from."""
+        return Start(
+            self.denoiser,
+            self.objective,
+            self.stable_diffusion,
+            self.autoencoder_only,
+            self.orientations,
+            self.lora_rank,
+            self.train_text_encoder,
         )
 
     def learning_rate_at(self, step: int) -> float:
@@ -130,12 +158,12 @@ def train(config: TrainConfig) -> Manifest:
         track("train", config) as run,
         publish(output, "denoiser", config.resolved(), parents) as publication,
     ):
-        codec = PixelCodec(config.denoiser.size_px, config.denoiser.fold)
+        codec = config.start.codec()
         caches = config.location(config.cache)
         cached = cached_galaxies(galaxies, caches, codec, emphasis=config.emphasis, scaling=config.scaling)
-        build = partial(build_untrained, codec=fit_codec(config, codec, cached))
-        result = fit(config, output, cached, build, run)
-        pipeline = averaged_pipeline(build(config), result)
+        statistics = fit_statistics(config, codec, cached)
+        result = fit(config, output, cached, statistics, run)
+        pipeline = averaged_pipeline(config.start.denoiser(config.seed, statistics), result)
         with tempfile.TemporaryDirectory() as folder:
             pipeline.save_pretrained(folder)
             publication.add_folder(Path(folder))
@@ -147,20 +175,19 @@ def train(config: TrainConfig) -> Manifest:
     return Manifest.read(output)
 
 
-def fit_codec(config: TrainConfig, codec: Codec, cached: CachedGalaxies) -> Codec:
-    """Return the codec with the statistics of some training galaxies."""
+def fit_statistics(config: TrainConfig, codec: Codec, cached: CachedGalaxies) -> Statistics | None:
+    """Return mean and deviation of some training galaxies' latents, where the network is new to them."""
+    if not config.start.fits_statistics:
+        return None
     size = min(_STATISTICS_GALAXIES, len(cached))
     batch = next(iter(TrainingStream(cached, size, config.seed)))
-    return codec.fit_statistics([torch.from_numpy(batch["cached"])])
+    fitted = codec.fit_statistics([torch.from_numpy(batch["cached"])])
+    return fitted.mean, fitted.std
 
 
-def build_untrained(config: TrainConfig, codec: Codec) -> Denoiser:
-    """Return the denoiser before its first step; the same on every worker."""
-    torch.manual_seed(config.seed)
-    return build_denoiser(config.denoiser, codec, config.objective)
-
-
-def fit(config: TrainConfig, output: Location, cached: CachedGalaxies, build: partial, run: Run) -> Result:
+def fit(
+    config: TrainConfig, output: Location, cached: CachedGalaxies, statistics: Statistics | None, run: Run
+) -> Result:
     """Run the training on Ray Train, from its last checkpoint where there is one.
 
     Raises
@@ -170,7 +197,7 @@ def fit(config: TrainConfig, output: Location, cached: CachedGalaxies, build: pa
     """
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"config": config, "galaxies": cached, "build": build, "run": run},
+        train_loop_config={"config": config, "galaxies": cached, "statistics": statistics, "run": run},
         scaling_config=config.scaling.ray(),
         run_config=train_run(CHECKPOINTS, output, config.scaling, [ReportToRun(run)]),
     )
@@ -183,7 +210,8 @@ def fit(config: TrainConfig, output: Location, cached: CachedGalaxies, build: pa
 def averaged_pipeline(denoiser: Denoiser, result: Result) -> GalaxyPipeline:
     """Return the averaged weights of the last checkpoint as a pipeline."""
     assert result.checkpoint is not None  # the last step always reports one
-    denoiser.load_state_dict(read_state(result.checkpoint)["average"], strict=False)
+    restore_trained(denoiser, read_state(result.checkpoint)["average"])
+    merge_adapters(denoiser.unet)
     return GalaxyPipeline.from_denoiser(denoiser.eval())
 
 

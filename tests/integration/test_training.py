@@ -99,7 +99,9 @@ class Training:
     def kill_worker(self) -> None:
         """Kill the process that trains, and nothing else."""
         children = psutil.Process(self._process.pid).children(recursive=True)
-        workers = [child for child in children if "RayTrainWorker" in child.name() + " ".join(child.cmdline())]
+        workers = [
+            child for child in children if "RayTrainWorker" in child.name() + " ".join(child.cmdline())
+        ]
         assert workers
         workers[0].kill()
 

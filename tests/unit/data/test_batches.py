@@ -6,7 +6,7 @@ import pytest
 
 from galray.core.errors import ConfigError, InputError
 from galray.core.schema import ANSWER_INDEX, GALAXY_SCHEMA, N_ANSWERS, votes_of_label
-from galray.data.batches import EmphasisRule, Emphasise, condition_votes, decode_images
+from galray.data.batches import Emphasise, EmphasisRule, condition_votes, decode_images
 from galray.data.images import encode_jpeg, encode_png
 
 

@@ -9,10 +9,9 @@ from ray.train import Checkpoint
 
 from galray.core.schema import N_ANSWERS
 from galray.diffusion import loop
-from galray.diffusion.codec import PixelCodec
 from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.loop import StepDraws, StepLog, TrainingState, train_step
-from galray.diffusion.train import PRESETS, TrainConfig, build_untrained
+from galray.diffusion.train import PRESETS, TrainConfig
 
 CONFIG: TrainConfig = PRESETS["debug"].config
 CPU = torch.device("cpu")
@@ -20,8 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def state() -> TrainingState:
-    codec = PixelCodec(CONFIG.denoiser.size_px, CONFIG.denoiser.fold)
-    return TrainingState.new(CONFIG, build_untrained(CONFIG, codec))
+    return TrainingState.new(CONFIG, CONFIG.start.denoiser(CONFIG.seed, None))
 
 
 def batch_of(step: int) -> dict[str, torch.Tensor]:
@@ -67,8 +65,7 @@ def test_a_restored_run_takes_the_same_steps(state: TrainingState, tmp_path: Pat
     take_steps(state, 0, 3)
     state.save(str(tmp_path))
     whole = take_steps(state, 3, 6)
-    other = build_untrained(CONFIG, PixelCodec(CONFIG.denoiser.size_px, CONFIG.denoiser.fold))
-    restored = TrainingState.new(CONFIG, other)
+    restored = TrainingState.new(CONFIG, CONFIG.start.denoiser(7, None))
     restored.restore(Checkpoint.from_directory(str(tmp_path)))
     assert restored.step == 3
     assert take_steps(restored, 3, 6) == whole
@@ -115,7 +112,11 @@ def test_the_message_names_the_galaxies(state: TrainingState) -> None:
 def test_step_log_splits_loss_by_noise_level(state: TrainingState) -> None:
     log = StepLog(CONFIG)
     norm = torch.tensor(2.0)
-    low: dict[str, Any] = {"loss": torch.tensor([1.0, 3.0]), "t": torch.tensor([0.1, 0.2]), "gradient_norm": norm}
+    low: dict[str, Any] = {
+        "loss": torch.tensor([1.0, 3.0]),
+        "t": torch.tensor([0.1, 0.2]),
+        "gradient_norm": norm,
+    }
     log.add(low)
     log.add({"loss": torch.tensor([5.0, 7.0]), "t": torch.tensor([0.9, 1.0]), "gradient_norm": norm})
     report = log.flush(state)

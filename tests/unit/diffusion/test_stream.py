@@ -21,7 +21,7 @@ SHAPE = (2, 2, 3)
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CachedGalaxies:
-    """115 galaxies in five files, blocks of four and a last one of three; three blocks are shuffled together."""
+    """115 galaxies in five files, in blocks of four and last ones of three; three blocks mix at a time."""
     monkeypatch.setattr(stream, "BLOCKS_TOGETHER", 3)
     location = open_location(str(tmp_path / "cache"))
     with publish(location, CACHE_KIND) as publication:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import ray
 from ray.data import Dataset
 from ray.data.expressions import col
 
-from galray.core.errors import InputError
+from galray.core.errors import EmptyInputError, InputError, nearest
 from galray.core.schema import (
     ANSWER_INDEX,
+    LABEL_ANSWERS,
     N_ANSWERS,
     QUESTION_INDEX,
     QUESTION_OF_ANSWER,
@@ -118,14 +121,83 @@ class Emphasise:
     """
 
     def __init__(self, answers: Sequence[str], times: int) -> None:
-        self._columns = [ANSWER_INDEX[name] for name in answers]
+        self._answers = answers
         self._times = times
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
-        votes = votes_array(galaxies)
-        volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
-        asked_if_odd = QUESTION_OF_ANSWER[self._columns] == QUESTION_INDEX["odd_feature"]
-        given = (np.nan_to_num(votes[:, self._columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
-        times = np.where(given.all(axis=1), self._times, 1)
+        times = np.where(answered(galaxies, self._answers), self._times, 1)
         return galaxies.take(np.repeat(np.arange(len(galaxies)), times))
+
+
+def answered(galaxies: pa.Table, answers: Sequence[str]) -> np.ndarray:
+    """Return whether volunteers gave all of these answers: bool, shape (n,).
+
+    Each must have at least half of the votes; and, for a feature that is asked for only of odd galaxies,
+    enough volunteers must have found the galaxy odd.
+
+    Parameters
+    ----------
+    galaxies : pyarrow.Table
+        With ``votes`` and ``classifications``.
+    answers : sequence of str
+        GZ2 answers.
+    """
+    columns = [ANSWER_INDEX[name] for name in answers]
+    votes = votes_array(galaxies)
+    volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
+    found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
+    asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
+    given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
+    return given.all(axis=1)
+
+
+class VotesOf(NamedTuple):
+    """Real galaxies to ask for more of: ``galaxy_id`` int64 [n], ascending; ``votes`` float32 [n, 37]."""
+
+    galaxy_id: np.ndarray
+    votes: np.ndarray
+
+
+def votes_of_class(location: Location, label: str) -> VotesOf:
+    """Return what is known of the training galaxies of one class, in all its variety.
+
+    Those are of the class that are labelled so; where none is, those whose volunteers gave all
+    answers that the label implies.
+
+    Raises
+    ------
+    EmptyInputError
+        There is none, or nothing that a denoiser could be asked for is known of them.
+    """
+    columns = ("galaxy_id", "votes", "classifications", "label")
+    found = read_galaxies(location, "train", columns).map_batches(
+        _OfClass(label).__call__, batch_format="pyarrow"
+    )
+    blocks: Any = found.to_arrow_refs()
+    table = pa.concat_tables(ray.get(blocks)).sort_by("galaxy_id")
+    labelled = _labelled(table, label)
+    table = table.filter(labelled) if labelled.any() else table
+    votes = condition_votes(table)
+    if np.isnan(votes).all():
+        known = ", ".join(LABEL_ANSWERS)
+        raise EmptyInputError(
+            f"{location.uri}: {len(table)} training galaxies are {label!r}{nearest(label, LABEL_ANSWERS)}, "
+            f"and nothing is known of their votes. Give a label that the galaxies have, or one of {known}."
+        )
+    return VotesOf(table["galaxy_id"].to_numpy(), votes)
+
+
+class _OfClass:
+    """Keep the galaxies that are labelled as of a class, or that volunteers saw so."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __call__(self, galaxies: pa.Table) -> pa.Table:
+        labelled = _labelled(galaxies, self._label)
+        implied = LABEL_ANSWERS.get(self._label)
+        return galaxies.filter(labelled | answered(galaxies, implied) if implied else labelled)
+
+
+def _labelled(galaxies: pa.Table, label: str) -> np.ndarray:
+    return np.array([found == label for found in galaxies["label"].to_pylist()], dtype=bool)

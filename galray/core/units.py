@@ -89,7 +89,7 @@ def write_units(
         per_task = -(-len(todo) // _TASKS)
         blocks = [todo.slice(first, per_task) for first in range(0, len(todo), per_task)]
         doing = ray.data.from_arrow(blocks).map_batches(
-            _DoUnit,
+            DoUnit,
             fn_constructor_args=(location, plan_id, schema, work, arguments),
             batch_size=1,
             batch_format="pyarrow",
@@ -117,7 +117,7 @@ def _watch(doing: Dataset, name: str, done: int, total: int) -> None:
     progress.close()
 
 
-class _DoUnit:
+class DoUnit:
     """Do one unit, write its files, then their record; an actor of Ray Data."""
 
     def __init__(

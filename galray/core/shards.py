@@ -63,20 +63,43 @@ class ShardSink(Datasink[list[FileRecord]]):
         if not tables:
             return []
         rows = pa.concat_tables(tables, promote_options="permissive")
-        name = f"part-{ctx.task_idx:05d}.parquet"
-        if rows["reason"].null_count == len(rows):  # the common case, without a copy of the images
-            return [self._write(f"{SHARDS}/{name}", rows, self._schema)]
-        parts = [
-            (f"{SHARDS}/{name}", rows.filter(rows["reason"].is_null()), self._schema),
-            (f"{REJECTS}/{name}", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
-        ]
-        return [self._write(path, part, schema) for path, part, schema in parts if len(part)]
-
-    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> FileRecord:
-        return write_parquet(self._location, path, conform(rows, schema), self._rows_per_row_group)
+        name, per_group = f"part-{ctx.task_idx:05d}", self._rows_per_row_group
+        return write_parts(self._location, name, rows, self._schema, per_group)
 
     def on_write_complete(self, write_result: WriteResult[list[FileRecord]]) -> None:
         self.records = [record for records in write_result.write_returns for record in records]
+
+
+def write_parts(
+    location: Location,
+    name: str,
+    rows: pa.Table,
+    schema: pa.Schema,
+    rows_per_row_group: int = ROWS_PER_ROW_GROUP,
+) -> list[FileRecord]:
+    """Write rows as one shard of good ones and one of rejects; a part without rows has no file.
+
+    Parameters
+    ----------
+    location : Location
+        The folder that is being published.
+    name : str
+        Of both files, without ending.
+    rows : pyarrow.Table
+        With ``reason``: null in a good row.
+    schema : pyarrow.Schema
+        What a good row is cast to.
+    rows_per_row_group : int
+        What a reader must read at once.
+    """
+    path, per_group = f"{SHARDS}/{name}.parquet", rows_per_row_group
+    if len(rows) and rows["reason"].null_count == len(rows):  # most often, and without a copy of the images
+        return [write_parquet(location, path, conform(rows, schema), per_group)]
+    parts = [
+        (path, rows.filter(rows["reason"].is_null()), schema),
+        (f"{REJECTS}/{name}.parquet", rows.filter(rows["reason"].is_valid()), REJECT_SCHEMA),
+    ]
+    return [write_parquet(location, at, conform(part, to), per_group) for at, part, to in parts if len(part)]
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError, StorageUnreachable
 
+PARTIAL = ".partial"  # ends the name of a local file that is not yet whole
 _S3_CONNECT_TIMEOUT_S = 5.0
 _S3_REQUEST_TIMEOUT_S = 60.0
 _S3_ATTEMPTS = 4
@@ -117,7 +118,7 @@ class Location:
 @contextmanager
 def _renamed_at_the_end(path: str) -> Iterator[Writable]:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         with open(partial, "wb") as file:
             yield file

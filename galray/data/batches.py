@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import ray
 from ray.data import Dataset
 from ray.data.expressions import col
 
-from galray.core.errors import ConfigError, InputError, nearest
+from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
 from galray.core.schema import (
     ANSWER_INDEX,
+    LABEL_ANSWERS,
     N_ANSWERS,
     QUESTION_INDEX,
     QUESTION_OF_ANSWER,
@@ -89,7 +92,7 @@ def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EmphasisRule:
-    """Galaxies to show `times` in an epoch: those to which volunteers gave each of some answers."""
+    """Galaxies to show `times` in an epoch: those that are `answered` so."""
 
     answers: tuple[str, ...]
     times: int
@@ -115,24 +118,6 @@ class EmphasisRule:
             raise ConfigError(f"--emphasis {text!r} must end with how often, such as smooth+dust_lane:20.")
         return cls(answers, int(times))
 
-    def applies(self, votes: np.ndarray, volunteers: np.ndarray) -> np.ndarray:
-        """Say to which galaxies the rule applies; bool, shape (n,).
-
-        Each of the answers needs at least half of the votes, and a feature that is asked for only of odd
-        galaxies needs enough volunteers who found the galaxy odd.
-
-        Parameters
-        ----------
-        votes : ndarray of float32, shape (n, 37)
-        volunteers : ndarray of float32, shape (n,)
-            NaN where unknown.
-        """
-        columns = [ANSWER_INDEX[name] for name in self.answers]
-        found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
-        asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
-        given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
-        return given.all(axis=1)
-
 
 class Emphasise:
     """Show some galaxies several times an epoch: rare ones are a percent of all, and what the model is for.
@@ -147,9 +132,82 @@ class Emphasise:
         self._rules = [EmphasisRule.parse(rule) for rule in rules]
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
-        votes = condition_votes(galaxies)
-        volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
         times = np.ones(len(galaxies), dtype=np.int64)
         for rule in self._rules:
-            times = np.where(rule.applies(votes, volunteers), np.maximum(times, rule.times), times)
+            shown = np.where(answered(galaxies, rule.answers), rule.times, 1)
+            times = np.maximum(times, shown)
         return galaxies.take(np.repeat(np.arange(len(galaxies)), times))
+
+
+def answered(galaxies: pa.Table, answers: Sequence[str]) -> np.ndarray:
+    """Return whether volunteers, or else the label, gave all of these answers: bool, shape (n,).
+
+    Each must have at least half of the votes; and, for a feature that is asked for only of odd galaxies,
+    enough volunteers must have found the galaxy odd.
+
+    Parameters
+    ----------
+    galaxies : pyarrow.Table
+        With ``votes``, ``label`` and ``classifications``.
+    answers : sequence of str
+        GZ2 answers.
+    """
+    columns = [ANSWER_INDEX[name] for name in answers]
+    votes = condition_votes(galaxies)
+    volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
+    found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
+    asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
+    given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
+    return given.all(axis=1)
+
+
+class VotesOf(NamedTuple):
+    """Real galaxies to ask for more of: ``galaxy_id`` int64 [n], ascending; ``votes`` float32 [n, 37]."""
+
+    galaxy_id: np.ndarray
+    votes: np.ndarray
+
+
+def votes_of_class(location: Location, label: str) -> VotesOf:
+    """Return what is known of the training galaxies of one class, in all its variety.
+
+    Those are of the class that are labelled so; where none is, those whose volunteers gave all
+    answers that the label implies.
+
+    Raises
+    ------
+    EmptyInputError
+        There is none, or nothing that a denoiser could be asked for is known of them.
+    """
+    columns = ("galaxy_id", "votes", "classifications", "label")
+    found = read_galaxies(location, "train", columns).map_batches(
+        _OfClass(label).__call__, batch_format="pyarrow"
+    )
+    blocks: Any = found.to_arrow_refs()
+    table = pa.concat_tables(ray.get(blocks)).sort_by("galaxy_id")
+    labelled = _labelled(table, label)
+    table = table.filter(labelled) if labelled.any() else table
+    votes = condition_votes(table)
+    if np.isnan(votes).all():
+        known = ", ".join(LABEL_ANSWERS)
+        raise EmptyInputError(
+            f"{location.uri}: {len(table)} training galaxies are {label!r}{nearest(label, LABEL_ANSWERS)}, "
+            f"and nothing is known of their votes. Give a label that the galaxies have, or one of {known}."
+        )
+    return VotesOf(table["galaxy_id"].to_numpy(), votes)
+
+
+class _OfClass:
+    """Keep the galaxies that are labelled as of a class, or that volunteers saw so."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __call__(self, galaxies: pa.Table) -> pa.Table:
+        labelled = _labelled(galaxies, self._label)
+        implied = LABEL_ANSWERS.get(self._label)
+        return galaxies.filter(labelled | answered(galaxies, implied) if implied else labelled)
+
+
+def _labelled(galaxies: pa.Table, label: str) -> np.ndarray:
+    return np.array([found == label for found in galaxies["label"].to_pylist()], dtype=bool)

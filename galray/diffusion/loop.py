@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray.train
 import torch
@@ -162,14 +162,14 @@ def train_loop(settings: dict[str, Any]) -> None:
 
 def _shard(denoiser: Denoiser) -> Denoiser:
     """Divide weights, gradients and optimiser state among the workers (FSDP2), a U-Net level at a time."""
-    unet = denoiser.unet
-    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, denoiser.condition_encoder):
+    unet, encoder = denoiser.unet, cast(nn.Module, denoiser.condition_encoder)
+    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, encoder):
         if level is not None:
-            fully_shard(level)
+            fully_shard(cast(nn.Module, level))
     fully_shard(denoiser)
     # Painting calls these, not `forward`.
     register_fsdp_forward_method(denoiser, "predict")
-    register_fsdp_forward_method(denoiser.condition_encoder, "unconditional")
+    register_fsdp_forward_method(encoder, "unconditional")
     return denoiser
 
 

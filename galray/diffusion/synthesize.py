@@ -1,86 +1,73 @@
-"""Condition recipes -> labelled synthetic galaxies, painted by a denoiser on Ray Data."""
+"""Condition recipes -> labelled synthetic galaxies, painted by a denoiser on Ray Data.
+
+A batch of galaxies is the unit of work and of resuming: which galaxies share a batch follows from the
+recipe and --batch-size alone. That is more than tidiness. Sums are split by the size of a batch and the
+number of threads, so that the same galaxy in another batch may differ in its last bits; in the same one, on
+the same kind of processor, it does not, whatever the number of workers.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 
-import numpy as np
 import pyarrow as pa
-import ray
 import torch
-from diffusers.utils.logging import disable_progress_bar
 from matplotlib.figure import Figure
 from ray.data import ActorPoolStrategy
 
 from galray.core.cluster import Scaling, say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ConfigError, nearest
-from galray.core.manifest import Manifest, local_folder, publish, standing
+from galray.core.manifest import Manifest, publish, standing
 from galray.core.schema import GALAXY_SCHEMA
-from galray.core.shards import write_shards
-from galray.core.storage import Location
 from galray.core.tracking import track
-from galray.data.images import encode_jpeg
+from galray.core.units import UNIT, forget_units, write_units
+from galray.data.batches import VotesOf, votes_of_class
 from galray.diffusion.conditions import condition
 from galray.diffusion.denoiser import GalaxyPipeline
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to paint: GZ2 answers with the vote fractions asked for, and the label that results have."""
-
-    label: str
-    answers: Mapping[str, float]
-
-
-def _early(shape: str) -> dict[str, float]:
-    return {"smooth": 0.8, "odd": 0.75, "dust_lane": 0.85, shape: 0.8}
-
-
-RECIPES: dict[str, tuple[Request, ...]] = {
-    "dust_lane_early_type": tuple(
-        Request("dust_lane_early_type", _early(shape)) for shape in ("completely_round", "in_between")
-    ),
-    "one_of_each": (
-        Request("completely_round_smooth", {"smooth": 0.9, "completely_round": 0.9, "not_odd": 0.95}),
-        Request("in_between_smooth", {"smooth": 0.9, "in_between": 0.9, "not_odd": 0.95}),
-        Request("cigar_shaped_smooth", {"smooth": 0.85, "cigar_shaped": 0.9, "not_odd": 0.95}),
-        Request("edge_on", {"features_or_disk": 0.9, "edge_on": 0.9}),
-        Request("spiral", {"features_or_disk": 0.9, "not_edge_on": 0.95, "spiral": 0.9}),
-        Request("dust_lane_early_type", _early("in_between")),
-    ),
-}
+from galray.diffusion.painting import Compute, Paint
+from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, is_file, read_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesizeConfig(JobConfig):
+class SynthesizeConfig(Sampling, JobConfig):
     """What to paint, how many, and how."""
 
     denoiser: str = "{root}/denoiser"
     output: str = "{root}/synthetic"
     recipe: str = "dust_lane_early_type"
-    """A built-in recipe; its requests take turns. --answers replaces it."""
+    """A built-in recipe, or a YAML file: a list of requests with label, answers, count, and any option
+    of painting. --answers replaces it."""
     answers: tuple[str, ...] = ()
     """Instead of a recipe: answers asked for with certainty, such as smooth odd dust_lane:1.3."""
     label: str = "dust_lane_early_type"
     """The label of what --answers paints."""
+    galaxies: str = "{root}/galaxies"
+    """Published galaxies, for requests with votes_of: their training split is asked for more like it."""
     count: int = 1000
-    guidance_scale: float = 2.0
-    """1 follows the votes as they are; more follows them harder, at a loss of variety."""
-    num_steps: int = 20
-    sampler: str = "unipc"
+    """Galaxies of all requests together that have no count of their own."""
     batch_size: int = 50
+    """Galaxies painted at once, and of one shard; part of what decides an image's last bits."""
+    bfloat16: bool = False
+    """Compute in bfloat16."""
     seed: int = 0
-    scaling: Scaling = field(default_factory=Scaling)
+    scaling: Scaling = field(default_factory=lambda: Scaling(workers=os.cpu_count() or 1))
+    """On CPUs a worker computes with one thread, unless told otherwise: several gain less than workers do."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.count >= 1, f"--count is {self.count}; give at least 1.")
         require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; give at least 1.")
-        require(self.guidance_scale >= 0, f"--guidance-scale is {self.guidance_scale}; give 0 or more.")
-        self.requests()
+        require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more.")
+        if "{root}" not in self.recipe:  # else the root may still change
+            self.requests()
+
+    def compute(self) -> Compute:
+        """Return what computes; the number of workers must not tell, so it decides no number of threads."""
+        device = "cuda" if self.scaling.use_gpu else "cpu"
+        return Compute(device, self.scaling.threads_per_worker or 1, self.bfloat16)
 
     def requests(self) -> tuple[Request, ...]:
         """Return what is asked for.
@@ -88,109 +75,86 @@ class SynthesizeConfig(JobConfig):
         Raises
         ------
         ConfigError
-            An unknown recipe or answer.
+            An unknown recipe or answer, or a recipe file with faults.
+        InputError
+            There is no such recipe file.
         """
         if self.answers:
-            condition(self.answers)
             return (Request(self.label, dict.fromkeys(self.answers, 1.0)),)
+        if is_file(self.recipe):
+            return read_recipe(self.location(self.recipe))
         if self.recipe not in RECIPES:
             raise ConfigError(
                 f"No recipe is named {self.recipe!r}{nearest(self.recipe, RECIPES)}. "
-                f"Use one of {', '.join(RECIPES)}, or give --answers."
+                f"Use one of {', '.join(RECIPES)}, a .yaml file, or give --answers."
             )
         return RECIPES[self.recipe]
+
+    def plan(self) -> Plan:
+        """Return every galaxy that is asked for."""
+        sampling = Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
+        return Plan.of(self.requests(), self.count, sampling, self.seed)
 
 
 def synthesize(config: SynthesizeConfig) -> Manifest:
     """Paint exactly as many labelled galaxies as asked for, and write them as galaxy shards.
 
-    The same seed gives the same galaxies whatever the number of workers: galaxy i has its own noise.
+    The same seed gives the same galaxies whatever the number of workers, and however often the job was
+    killed and resumed.
+
+    Raises
+    ------
+    ConfigError, InputError
+        A recipe with faults, no such denoiser, no galaxies to take votes from.
+    PublishError
+        The output already stands, or was begun with other options.
     """
-    output, denoiser = config.location(config.output), config.location(config.denoiser)
+    output = config.location(config.output)
     done = standing(output, "synthetic", config.resume)
     if done:
         say(f"synthesize: {output.uri} stands with {done.counts['rows_out']} galaxies")
         return done
-    model = Manifest.read(denoiser, "denoiser")
-    parents = {denoiser.uri: model.fingerprint}
+    plan, compute = config.plan(), config.compute()
+    parents = _parents(config, plan)
     with (
         track("synthesize", config) as run,
         publish(output, "synthetic", config.resolved(), parents) as publication,
     ):
-        painted = ray.data.range(
-            config.count, override_num_blocks=-(-config.count // config.batch_size)
-        ).map_batches(
+        batches = plan.batches(config.batch_size)
+        write_units(
+            pa.Table.from_pylist([{UNIT: i, "first": a, "end": b} for i, (a, b) in enumerate(batches)]),
             Paint,
-            fn_constructor_args=(config, denoiser, model.fingerprint),
-            batch_size=config.batch_size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=config.scaling.workers),
+            (plan, compute, _real_votes(config, plan), config.location(config.denoiser)),
+            publication,
+            GALAXY_SCHEMA,
+            plan={**asdict(plan), **asdict(compute), "batch_size": config.batch_size, "parents": parents},
+            compute=ActorPoolStrategy(size=min(config.scaling.workers, len(batches))),
             num_cpus=config.scaling.cpus_per_worker,
             num_gpus=1 if config.scaling.use_gpu else 0,
         )
-        write_shards(painted, publication, GALAXY_SCHEMA)
+        publication.lineage |= {"requests": [asdict(request) for request in plan.requests]}
+        publication.lineage |= {"splits": ["train"]} if _asks_for_real_votes(plan) else {}
         run.metrics(publication.counts)
-    say(f"synthesize: {config.count} galaxies at guidance {config.guidance_scale:g} -> {output.uri}")
+    forget_units(output)
+    say(f"synthesize: {publication.counts['rows_out']} galaxies -> {output.uri}")
     return Manifest.read(output)
 
 
-class Paint:
-    """Paint the galaxies of a range of indices; an actor that loads the model once."""
-
-    def __init__(self, config: SynthesizeConfig, denoiser: Location, model: str) -> None:
-        torch.set_num_threads(config.scaling.threads)
-        disable_progress_bar()
-        with local_folder(denoiser, "denoiser") as folder:
-            self._pipeline = GalaxyPipeline.from_pretrained(folder)
-        if config.scaling.use_gpu:
-            self._pipeline.to("cuda")
-        self._config = config
-        self._model = model
-        self._requests = [(request, condition(request.answers)) for request in config.requests()]
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        indices = block["id"].to_numpy()
-        chosen = [self._requests[i % len(self._requests)] for i in indices]
-        seeds = [self._config.seed * 1_000_003 + int(i) for i in indices]
-        images = self._pipeline(
-            torch.stack([asked.votes for _, asked in chosen]),
-            torch.stack([asked.weights for _, asked in chosen]),
-            seeds=seeds,
-            num_steps=self._config.num_steps,
-            guidance_scale=self._config.guidance_scale,
-            sampler=self._config.sampler,
-        )
-        rows = [
-            self._row(request, asked.votes.numpy(), image, seed)
-            for (request, asked), image, seed in zip(chosen, images, seeds, strict=True)
-        ]
-        return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
-
-    def _row(self, request: Request, votes: np.ndarray, image: np.ndarray, seed: int) -> dict[str, Any]:
-        origin = {
-            "model": self._model,
-            "seed": seed,
-            "answers": dict(request.answers),
-            "guidance_scale": self._config.guidance_scale,
-            "num_steps": self._config.num_steps,
-            "sampler": self._config.sampler,
-        }
-        return {
-            "galaxy_id": -1 - seed,  # below zero: no survey has such an id
-            "survey": "synthetic",
-            "votes": votes.tolist(),
-            "label": request.label,
-            "image": encode_jpeg(image),
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "split": "train",
-            "source": "synthetic",
-            "provenance": json.dumps(origin),
-            "reason": None,
-        }
+def _parents(config: SynthesizeConfig, plan: Plan) -> dict[str, str]:
+    places = {config.location(config.denoiser): "denoiser"}
+    if _asks_for_real_votes(plan):
+        places[config.location(config.galaxies)] = "galaxies"
+    return {place.uri: Manifest.read(place, kind).fingerprint for place, kind in places.items()}
 
 
-_PAINTED_SCHEMA = GALAXY_SCHEMA.append(pa.field("reason", pa.string()))
+def _asks_for_real_votes(plan: Plan) -> bool:
+    return any(request.votes_of for request in plan.requests)
+
+
+def _real_votes(config: SynthesizeConfig, plan: Plan) -> dict[str, VotesOf]:
+    galaxies = config.location(config.galaxies)
+    labels = {request.votes_of for request in plan.requests} - {""}
+    return {label: votes_of_class(galaxies, label) for label in sorted(labels)}
 
 
 def paint_grid(
@@ -220,5 +184,9 @@ def paint_grid(
 
 PRESETS = {
     "dust-lanes": Preset("early types with a dust lane", SynthesizeConfig()),
+    "gz5": Preset(
+        "the five classes of the clean sample, asked for as training shows them",
+        SynthesizeConfig(recipe="gz5"),
+    ),
     "debug": Preset("a few galaxies, in seconds", SynthesizeConfig(count=24, num_steps=4, batch_size=8)),
 }

@@ -1,0 +1,147 @@
+"""Paint batches of galaxies: conditions and seeds in, labelled rows out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from diffusers.utils.logging import disable_progress_bar
+
+from galray.core.manifest import Manifest, local_folder
+from galray.core.schema import ANSWER_NAMES, GALAXY_SCHEMA
+from galray.core.storage import Location
+from galray.data.batches import VotesOf
+from galray.data.images import encode_jpeg
+from galray.diffusion.conditions import Condition, condition
+from galray.diffusion.denoiser import GalaxyPipeline
+from galray.diffusion.recipes import Plan, Request
+
+_PAINTED_SCHEMA = GALAXY_SCHEMA.append(pa.field("reason", pa.string()))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes: with noise and condition, it decides an image's last bits."""
+
+    device: str
+    threads: int
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The condition of each galaxy of one request.
+
+    Attributes
+    ----------
+    request : Request
+    fixed : Condition
+        What all of them have in common.
+    real : VotesOf or None
+        Real galaxies whose votes fill what `fixed` leaves open.
+    order : ndarray of int64
+        Which real galaxy comes next: all of them once, in a random order, before any comes again.
+    """
+
+    request: Request
+    fixed: Condition
+    real: VotesOf | None
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, request: Request, real: VotesOf | None, seed: Sequence[int]) -> Asked:
+        count = len(real.galaxy_id) if real else 0
+        return cls(request, condition(request.answers), real, np.random.default_rng(seed).permutation(count))
+
+    def condition(self, place: int) -> Condition:
+        """Return what is asked of the galaxy at a place in the request."""
+        if self.real is None:
+            return self.fixed
+        votes = torch.from_numpy(self.real.votes[self._next(place)])
+        return Condition(torch.where(self.fixed.votes.isnan(), votes, self.fixed.votes), self.fixed.weights)
+
+    def provenance(self, place: int) -> dict[str, Any]:
+        """Return where a galaxy's condition comes from; the votes themselves are a column of its row."""
+        weights = {
+            ANSWER_NAMES[i]: round(float(self.fixed.weights[i]), 6)
+            for i in (self.fixed.weights != 1).nonzero().flatten().tolist()
+        }
+        asked = {"answers": dict(self.request.answers), "weights": weights}
+        if self.real is None:
+            return asked
+        donor = int(self.real.galaxy_id[self._next(place)])
+        return asked | {"votes_of": self.request.votes_of, "votes_of_galaxy": donor}
+
+    def _next(self, place: int) -> int:
+        return int(self.order[place % len(self.order)])
+
+
+class Paint:
+    """Paint one batch after another; loads the model once.
+
+    Parameters
+    ----------
+    plan : Plan
+    compute : Compute
+    real_votes : mapping of str to VotesOf
+        By label; for requests with votes_of.
+    denoiser : Location
+        A published model folder.
+    """
+
+    def __init__(
+        self, plan: Plan, compute: Compute, real_votes: Mapping[str, VotesOf], denoiser: Location
+    ) -> None:
+        torch.set_num_threads(compute.threads)
+        disable_progress_bar()
+        with local_folder(denoiser, "denoiser") as folder:
+            self._pipeline = GalaxyPipeline.from_pretrained(folder)
+        self._pipeline.to(compute.device)
+        self._plan, self._compute = plan, compute
+        self._model = Manifest.read(denoiser).fingerprint
+        self._galaxies = plan.galaxies()
+        self._asked = [
+            Asked.of(request, real_votes.get(request.votes_of), [plan.seed, i])
+            for i, request in enumerate(plan.requests)
+        ]
+
+    def __call__(self, batch: Mapping[str, int]) -> pa.Table:
+        """Paint the galaxies from number ``first`` to ``end``, exclusive; returns rows of `GALAXY_SCHEMA`."""
+        seeds = [self._plan.seed_of(number) for number in range(batch["first"], batch["end"])]
+        chosen = self._galaxies[batch["first"] : batch["end"]].tolist()
+        conditions = [self._asked[request].condition(place) for request, place in chosen]
+        sampling = asdict(self._plan.samplings[chosen[0][0]])
+        with torch.autocast(self._compute.device, torch.bfloat16, enabled=self._compute.bfloat16):
+            images = self._pipeline(
+                torch.stack([one.votes for one in conditions]),
+                torch.stack([one.weights for one in conditions]),
+                seeds=seeds,
+                **sampling,
+            )
+        how = {"model": self._model, "bfloat16": self._compute.bfloat16, **sampling}
+        rows = [
+            _row(self._asked[request], place, image, seed, how)
+            for (request, place), image, seed in zip(chosen, images, seeds, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
+
+
+def _row(asked: Asked, place: int, image: np.ndarray, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "galaxy_id": -1 - seed,  # below zero: no survey has such an id
+        "survey": "synthetic",
+        "votes": asked.condition(place).votes.tolist(),
+        "label": asked.request.label,
+        "image": encode_jpeg(image),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "split": "train",
+        "source": "synthetic",
+        "provenance": json.dumps({"seed": seed, **how, **asked.provenance(place)}),
+        "reason": None,
+    }

@@ -1,0 +1,222 @@
+"""Synthesis on a real local Ray: the same galaxies however many workers, and whoever is killed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+import torch
+
+from galray.core import units
+from galray.core.cluster import Scaling
+from galray.core.errors import EmptyInputError, PublishError
+from galray.core.manifest import Manifest, publish, standing, write_parquet
+from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
+from galray.core.storage import open_location
+from galray.data.batches import votes_of_class
+from galray.diffusion.denoiser import DenoiserConfig, GalaxyPipeline, build_denoiser
+from galray.diffusion.synthesize import SynthesizeConfig, synthesize
+from tests.integration.services import REPOSITORY
+
+TINY = DenoiserConfig(
+    size_px=8, fold=2, channels=(16, 32), attention=(False, True), head_dim=16, token_dim=16, norm_groups=8
+)
+RECIPE = """
+- label: lanes
+  answers: {smooth: 0.9, dust_lane:1.3: 0.8}
+  guidance_scale: 3
+- label: more spirals
+  votes_of: spiral
+  count: 9
+"""
+COUNTS = {"lanes": 15, "more spirals": 9}
+BATCH_SIZE = 3
+UNITS = 8
+_LONG_S = 300  # seconds on a quiet machine
+pytestmark = [  # of Ray's own, which runs in this process
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray() -> Iterator[None]:
+    import ray  # after galray, which sets what Ray reads at its import
+    from ray.data import DataContext
+
+    ray.init(address="local", num_cpus=2, object_store_memory=256 << 20, logging_level=logging.ERROR)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
+    DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder with a denoiser, galaxies and a recipe."""
+    root = tmp_path_factory.mktemp("synthesis")
+    torch.manual_seed(0)
+    denoiser = build_denoiser(TINY).eval()
+    torch.nn.init.normal_(denoiser.unet.conv_out.weight, std=0.1)
+    with tempfile.TemporaryDirectory() as folder:
+        GalaxyPipeline.from_denoiser(denoiser).save_pretrained(folder)
+        with publish(open_location(str(root / "denoiser")), "denoiser") as publication:
+            publication.add_folder(Path(folder))
+    publish_galaxies(root)
+    (root / "recipe.yaml").write_text(RECIPE)
+    return root
+
+
+def publish_galaxies(root: Path) -> None:
+    """Four training spirals with votes of their own, one in the test split, and an early type."""
+    place, votes = open_location(str(root / "galaxies")), np.random.default_rng(0).random((6, N_ANSWERS))
+    base = {"survey": "x", "image": b"", "height": 8, "width": 8, "source": "real", "provenance": "{}"}
+    rows = [
+        base
+        | {"galaxy_id": 100 + i, "votes": votes[i].tolist()}
+        | {"label": "early" if i == 5 else "spiral", "split": "test" if i == 4 else "train"}
+        for i in range(6)
+    ]
+    with publish(place, "galaxies") as publication:
+        table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)
+        publication.add(write_parquet(place, "shards/part-00000.parquet", table))
+
+
+def config_of(root: Path, output: str, **options: Any) -> SynthesizeConfig:
+    return SynthesizeConfig(
+        root=str(root),
+        output=str(root / output),
+        recipe=str(root / "recipe.yaml"),
+        count=COUNTS["lanes"],
+        batch_size=BATCH_SIZE,
+        num_steps=40,
+        **options,
+    )
+
+
+def painted(root: Path, output: str) -> dict[int, dict[str, Any]]:
+    """Return the galaxies that the manifest names, by id; none of them is there twice."""
+    location = open_location(str(root / output))
+    manifest = Manifest.read(location, "synthetic")
+    rows = pads.dataset(manifest.paths(location, "shards")).to_table().to_pylist()
+    assert manifest.counts == {"rows_in": len(rows), "rows_out": len(rows), "rejects": 0}
+    assert {path.name for path in (root / output).iterdir()} == {"manifest.json", "shards"}
+    assert len(list((root / output / "shards").iterdir())) == len(manifest.files) == UNITS
+    galaxies = {row["galaxy_id"]: row | {"votes": str(row["votes"])} for row in rows}  # nan is not nan
+    assert len(galaxies) == len(rows)
+    return galaxies
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path) -> dict[int, dict[str, Any]]:
+    """The galaxies of a run with two workers that nothing befell."""
+    synthesize(config_of(root, "undisturbed", scaling=Scaling(workers=2)))
+    return painted(root, "undisturbed")
+
+
+def test_exactly_what_was_asked_for(undisturbed, root):
+    labels = [row["label"] for row in undisturbed.values()]
+    assert {label: labels.count(label) for label in COUNTS} == COUNTS
+    told = [json.loads(row["provenance"]) for row in undisturbed.values()]
+    assert {one["guidance_scale"] for one in told if "votes_of" not in one} == {3.0}
+    donors = [one["votes_of_galaxy"] for one in told if "votes_of" in one]
+    assert {donor: donors.count(donor) >= 2 for donor in range(100, 104)} == dict.fromkeys(donors, True)
+    assert set(Manifest.read(open_location(str(root / "undisturbed"))).parents) == {
+        str(root / "denoiser"),
+        str(root / "galaxies"),
+    }
+
+
+def test_the_same_galaxies_from_one_worker_and_larger_tasks(undisturbed, root, monkeypatch):
+    monkeypatch.setattr(units, "_TASKS", 2)
+    synthesize(config_of(root, "one-worker", scaling=Scaling(workers=1)))
+    assert painted(root, "one-worker") == undisturbed
+
+
+def test_votes_of_a_class_come_from_training_galaxies_alone(root):
+    galaxies = open_location(str(root / "galaxies"))
+    assert votes_of_class(galaxies, "spiral").galaxy_id.tolist() == [100, 101, 102, 103]
+    with pytest.raises(EmptyInputError, match=r"0 training galaxies are 'spirals' .*did you mean 'spiral'"):
+        votes_of_class(galaxies, "spirals")
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_driver_and_a_resumed_job(undisturbed, root):
+    """Nothing is painted twice, nothing is lost, and no other work goes into a folder that was begun."""
+    begun = root / "killed"
+    command = [sys.executable, "jobs/synthesize.py", "--root", str(root), "--output", str(begun)]
+    options = {"recipe": root / "recipe.yaml", "count": 15, "batch-size": 3, "num-steps": 40}
+    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    done = kill_after(2, [*command, "--scaling.workers", "1"], begun)
+    assert 2 <= len(done) < UNITS
+    with pytest.raises(PublishError, match="unfinished"):
+        standing(open_location(str(begun)), "synthetic", resume=False)
+    with pytest.raises(PublishError, match="other options"):
+        synthesize(replace(config_of(root, "killed", resume=True), seed=1))
+    subprocess.run([*command, "--resume"], cwd=REPOSITORY, check=True, timeout=_LONG_S)
+    assert painted(root, "killed") == undisturbed
+    again = {path: path.stat().st_mtime_ns for path in done}
+    assert again == done  # what stood was left alone
+
+
+def kill_after(count: int, command: list[str], output: Path) -> dict[Path, int]:
+    """Kill a job's driver once so many units are done; return their shards, with the times of writing."""
+    job = subprocess.Popen(command, cwd=REPOSITORY)
+    deadline_s = time.monotonic() + _LONG_S
+    while len(list(output.glob("units/*.json"))) < count:
+        assert job.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    time.sleep(1)  # Ray ends its workers, which may finish what they are at
+    done = [output / f"shards/{path.stem}.parquet" for path in output.glob("units/*.json")]
+    return {path: path.stat().st_mtime_ns for path in done}
+
+
+class DieOnce:
+    """A unit's work, whose process is killed in the middle of unit 3, the first time."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        if unit["unit"] == 3 and not self._marker.exists():
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self._marker.open("a") as log:
+            log.write(f"{unit['unit']}\n")
+        return pa.table({"number": [unit["unit"]] * 2, "reason": pa.nulls(2, pa.string())})
+
+
+def test_a_killed_worker(tmp_path, monkeypatch):
+    """Ray starts another, which leaves alone the units of its task that are done."""
+    monkeypatch.setattr(units, "_TASKS", 2)
+    schema, marker = pa.schema({"number": pa.int64()}), tmp_path / "marker"
+    with publish(open_location(str(tmp_path / "out")), "numbers") as publication:
+        table = pa.table({"unit": range(10)})
+        units.write_units(table, DieOnce, (marker,), publication, schema, plan={}, concurrency=1)
+    assert publication.counts == {"rows_in": 20, "rows_out": 20, "rejects": 0}
+    numbers = pads.dataset(tmp_path / "out/shards").to_table()["number"].to_pylist()
+    assert sorted(numbers) == sorted([*range(10), *range(10)])
+    assert marker.read_text().split() == [str(n) for n in range(10)]  # each done once

@@ -1,0 +1,116 @@
+"""Painting: what is asked of each galaxy, and rows from which it can be painted again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from galray.core.manifest import publish
+from galray.core.schema import ANSWER_INDEX, ANSWER_NAMES, GALAXY_SCHEMA, N_ANSWERS
+from galray.core.storage import Location, open_location
+from galray.data.batches import VotesOf
+from galray.data.images import encode_jpeg
+from galray.diffusion.denoiser import GalaxyPipeline
+from galray.diffusion.painting import Asked, Compute, Paint
+from galray.diffusion.recipes import Plan, Request, Sampling
+
+SAMPLING = Sampling(num_steps=2, guidance_rescale=0.3, guidance_interval=(0.1, 1.0))
+LANES = Request("lanes", {"smooth": 0.9, "dust_lane:1.3": 0.8})
+
+
+@pytest.fixture
+def real() -> VotesOf:
+    """Three galaxies with votes of their own on all questions."""
+    votes = np.random.default_rng(0).random((3, N_ANSWERS)).astype(np.float32)
+    return VotesOf(np.array([11, 12, 13]), votes)
+
+
+@pytest.fixture
+def published(tiny, tmp_path: Path) -> Location:
+    location = open_location(str(tmp_path / "denoiser"))
+    GalaxyPipeline.from_denoiser(tiny).save_pretrained(tmp_path / "model")
+    with publish(location, "denoiser") as publication:
+        publication.add_folder(tmp_path / "model")
+    return location
+
+
+def painted(published: Location, batch: tuple[int, int], bfloat16: bool = False, **requested) -> list[dict]:
+    plan = Plan.of([LANES, Request("others", votes_of="spiral", **requested)], 6, SAMPLING, seed=3)
+    votes = VotesOf(np.array([5]), np.full((1, N_ANSWERS), 0.5, np.float32))
+    paint = Paint(plan, Compute("cpu", 1, bfloat16), {"spiral": votes}, published)
+    return paint({"first": batch[0], "end": batch[1]}).to_pylist()
+
+
+def test_votes_of_real_galaxies_come_once_before_any_comes_again(real):
+    asked = Asked.of(Request("x", votes_of="x"), real, [0, 0])
+    rows = np.stack([asked.condition(place).votes.numpy() for place in range(6)])
+    assert_array_equal(np.sort(rows[:3], axis=0), np.sort(real.votes, axis=0))
+    assert_array_equal(rows[:3], rows[3:])
+    ids = [asked.provenance(place)["votes_of_galaxy"] for place in range(3)]
+    assert_array_equal(real.votes[np.array(ids) - 11], rows[:3])
+
+
+def test_seeds_decide_which_real_galaxy_comes_when():
+    many = VotesOf(np.arange(50), np.ones((50, N_ANSWERS), np.float32))
+    orders = [
+        Asked.of(Request("x", votes_of="x"), many, seed).order.tolist() for seed in ([0, 1], [0, 1], [1, 1])
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_answers_go_before_the_votes_of_real_galaxies(real):
+    asked = Asked.of(Request("x", {"dust_lane:1.3": 0.8}, votes_of="x"), real, [0])
+    votes, weights = asked.condition(0)
+    named = torch.zeros(N_ANSWERS, dtype=torch.bool)
+    named[ANSWER_INDEX["ring"] : ANSWER_INDEX["dust_lane"] + 1] = True
+    assert float(votes[ANSWER_INDEX["dust_lane"]]) == pytest.approx(0.8)
+    assert_array_equal(votes[~named].numpy(), real.votes[asked.order[0]][~named.numpy()])
+    assert float(weights[ANSWER_INDEX["dust_lane"]]) == pytest.approx(1.3)
+
+
+def test_rows_are_labelled_synthetic_training_galaxies(published):
+    rows = painted(published, (0, 6))
+    assert list(rows[0]) == [*GALAXY_SCHEMA.names, "reason"]
+    assert [row["label"] for row in rows] == ["lanes", "others"] * 3
+    assert {(r["source"], r["split"], r["height"], r["reason"]) for r in rows} == {
+        ("synthetic", "train", 8, None)
+    }
+    assert len({row["galaxy_id"] for row in rows}) == 6
+    assert max(row["galaxy_id"] for row in rows) < 0
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_batch_can_be_painted_again_from_its_rows(published, bfloat16):
+    rows = painted(published, (0, 6), bfloat16)
+    pipeline = GalaxyPipeline.from_pretrained(published.path)
+    told = [json.loads(row["provenance"]) for row in rows]
+    assert {t["model"] for t in told} == {told[0]["model"]}
+    weights = torch.ones(6, N_ANSWERS)
+    for i, one in enumerate(told):
+        for name, weight in one["weights"].items():
+            weights[i, ANSWER_NAMES.index(name)] = weight
+    with torch.autocast("cpu", torch.bfloat16, enabled=told[0]["bfloat16"]):
+        images = pipeline(
+            torch.tensor([row["votes"] for row in rows]),
+            weights,
+            seeds=[one["seed"] for one in told],
+            num_steps=told[0]["num_steps"],
+            guidance_scale=told[0]["guidance_scale"],
+            guidance_interval=tuple(told[0]["guidance_interval"]),
+            guidance_rescale=told[0]["guidance_rescale"],
+            sampler=told[0]["sampler"],
+        )
+    assert [encode_jpeg(image) for image in images] == [row["image"] for row in rows]
+
+
+def test_a_request_is_painted_in_its_own_way(published):
+    plain = painted(published, (3, 6))
+    guided = painted(published, (3, 6), guidance_scale=5.0)
+    assert [json.loads(row["provenance"])["guidance_scale"] for row in guided] == [5.0] * 3
+    assert {row["label"] for row in guided} == {"others"}
+    assert guided[0]["image"] != plain[0]["image"]

@@ -82,7 +82,11 @@ class TrainingState:
 
     @classmethod
     def new(cls, config: TrainConfig, denoiser: Denoiser) -> TrainingState:
-        """Return the state before the first step; the denoiser is on its device, and sharded or not."""
+        """Return the state before the first step; the denoiser is on its device already."""
+        average = copy.deepcopy(denoiser)
+        if config.scaling.shard:
+            _shard(denoiser)
+            _shard(average)
         optimizer = torch.optim.AdamW(
             trainable_parameters(denoiser),
             lr=config.learning_rate,
@@ -90,7 +94,7 @@ class TrainingState:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        return cls(denoiser, copy.deepcopy(denoiser), optimizer)
+        return cls(denoiser, average, optimizer)
 
     def save(self, folder: str) -> None:
         """Write the state as one file; in a sharded run all workers must call this together."""
@@ -115,7 +119,7 @@ class TrainingState:
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights; early on faster than `decay`, which would keep the start."""
         warming = 1 - (1 + self.step) ** -_EMA_WARMUP_POWER
-        update = get_ema_multi_avg_fn(min(decay, warming))
+        update: Any = get_ema_multi_avg_fn(min(decay, warming))
         update(trainable_parameters(self.average), trainable_parameters(self.denoiser), 0)
 
 
@@ -149,18 +153,17 @@ def train_loop(settings: dict[str, Any]) -> None:
     denoiser = config.start.denoiser(config.seed, settings["statistics"]).to(get_device())
     if config.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
+    state = TrainingState.new(config, denoiser)
     if config.compile:
         denoiser.unet.compile()
-    model = _shard(denoiser) if config.scaling.shard else denoiser
-    state = TrainingState.new(config, denoiser)
-    model = model if config.scaling.shard else prepare_model(denoiser, move_to_device=False)
+    model = denoiser if config.scaling.shard else prepare_model(denoiser, move_to_device=False)
     latest = ray.train.get_checkpoint()
     if latest is not None:
         state.restore(latest)
     _run_steps(config, state, model, settings["galaxies"], settings["run"])
 
 
-def _shard(denoiser: Denoiser) -> Denoiser:
+def _shard(denoiser: Denoiser) -> None:
     """Divide weights, gradients and optimiser state among the workers (FSDP2), a U-Net level at a time."""
     unet, encoder = denoiser.unet, cast(nn.Module, denoiser.condition_encoder)
     for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, encoder):
@@ -170,7 +173,6 @@ def _shard(denoiser: Denoiser) -> Denoiser:
     # Painting calls these, not `forward`.
     register_fsdp_forward_method(denoiser, "predict")
     register_fsdp_forward_method(encoder, "unconditional")
-    return denoiser
 
 
 def _run_steps(

@@ -113,7 +113,9 @@ class CaptionEncoder(ModelMixin, ConfigMixin):
         encoder.tokenizer = CLIPTokenizer.from_pretrained(folder)
         return encoder
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> None:
         """Write weights, config and tokenizer: safetensors and JSON."""
         super().save_pretrained(save_directory, **kwargs)
         self.tokenizer.save_pretrained(save_directory)

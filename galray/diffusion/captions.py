@@ -31,7 +31,7 @@ _PHRASES = {
     "not_edge_on": "not edge-on",
     "spiral": "spiral arms",
     "no_spiral": "no spiral arms",
-    "in_between": "in between round and cigar-shaped",
+    "in_between": "moderately round",
     "cigar_shaped": "cigar-shaped",
     "other": "other odd feature",
     "no_edge_on_bulge": "no bulge seen edge-on",

@@ -14,6 +14,7 @@ from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
 from galray.diffusion.objective import PAPER
 from galray.diffusion.pretrained import (
     PretrainedParts,
+    load_autoencoder,
     load_stable_diffusion,
     merge_adapters,
     trainable_parameters,
@@ -98,6 +99,16 @@ def test_tokens_are_those_of_the_pipeline_itself(saved: Path, votes: torch.Tenso
     torch.testing.assert_close(encoder.unconditional(8).tokens, without)
 
 
+def test_an_autoencoder_alone_is_a_codec(saved: Path) -> None:
+    of_pipeline = load_autoencoder(str(saved), size_px=SIZE_PX)
+    alone = load_autoencoder(str(saved / "vae"), size_px=SIZE_PX)
+    assert alone.fingerprint() == of_pipeline.fingerprint() == load(saved).codec.fingerprint()
+    with pytest.raises(InputError, match="holds UNet2DConditionModel, and AutoencoderKL is needed"):
+        load_autoencoder(str(saved / "unet"), size_px=SIZE_PX)
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_autoencoder(str(saved / "tokenizer"), size_px=SIZE_PX)
+
+
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_full_fine_tuning_changes_the_network_and_not_the_codec(
     saved: Path, votes: torch.Tensor, train_text_encoder: bool
@@ -179,7 +190,9 @@ def test_a_model_that_the_hub_does_not_hand_out(monkeypatch: pytest.MonkeyPatch)
 
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(InputError, match=rf"lacks {UNET}: it holds pickled weights"):
+    with pytest.raises(
+        InputError, match=r"unet lacks diffusion_pytorch_model\.safetensors: it holds pickled"
+    ):
         load(copy)
 
 

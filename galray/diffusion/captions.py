@@ -31,7 +31,7 @@ _PHRASES = {
     "not_edge_on": "not edge-on",
     "spiral": "spiral arms",
     "no_spiral": "no spiral arms",
-    "in_between": "in between round and cigar-shaped",
+    "in_between": "moderately round",
     "cigar_shaped": "cigar-shaped",
     "other": "other odd feature",
     "no_edge_on_bulge": "no bulge seen edge-on",
@@ -113,7 +113,9 @@ class CaptionEncoder(ModelMixin, ConfigMixin):
         encoder.tokenizer = CLIPTokenizer.from_pretrained(folder)
         return encoder
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | os.PathLike, **kwargs: Any
+    ) -> None:
         """Write weights, config and tokenizer: safetensors and JSON."""
         super().save_pretrained(save_directory, **kwargs)
         self.tokenizer.save_pretrained(save_directory)

@@ -1,12 +1,14 @@
 """Stable Diffusion as a start: its parts as a denoiser's parts, with or without LoRA.
 
-Fine-tuning it is training with another network, condition encoder and codec; see `denoiser.Denoiser`.
+Fine-tuning it is training with another network, condition encoder and codec; see `denoiser.Denoiser`. Its
+autoencoder alone serves a network that is trained from scratch on latents.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +31,17 @@ CLASSES = {
     "text_encoder": "CLIPTextModel",
     "tokenizer": "CLIPTokenizer",
 }
-WEIGHTS = {
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "vae": "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder": "text_encoder/model.safetensors",
-}
+NETWORKS = ("unet", "vae", "text_encoder")
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT_WEIGHTS = "model.safetensors"
 # The hub's folder also holds the same weights pickled, halved and averaged: several times the download.
-DOWNLOADED = (INDEX, *(f"{part}/config.json" for part in WEIGHTS), *WEIGHTS.values(), "tokenizer/*")
+PIPELINE_FILES = (
+    INDEX,
+    *(f"{part}/{file}" for part in NETWORKS for file in (CONFIG, WEIGHTS, TEXT_WEIGHTS)),
+    "tokenizer/*",
+)
+AUTOENCODER_FILES = (CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}")
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -90,7 +96,7 @@ def load_stable_diffusion(
         raise ConfigError(
             f"lora_rank={lora_rank} must be 0, for full fine-tuning, or more; 8 to 64 are usual."
         )
-    folder = _local_folder(source)
+    folder = _local_folder(source, PIPELINE_FILES)
     _check_layout(folder)
     parts = _load(folder, size_px, orientations)
     _check_fit(folder, parts)
@@ -100,14 +106,38 @@ def load_stable_diffusion(
     return parts
 
 
-def _local_folder(source: str) -> Path:
-    """Return the folder, fetched from the hub if it is not here."""
+def load_autoencoder(source: str, *, size_px: int, orientations: int = 1) -> AutoencoderCodec:
+    """Load an ``AutoencoderKL`` as a codec, for a denoiser that is trained from scratch on its latents.
+
+    Parameters
+    ----------
+    source : str
+        A folder or hub id of the autoencoder itself, such as ``stabilityai/sd-vae-ft-mse``, or of a pipeline
+        that holds one.
+    size_px, orientations : int
+        See `AutoencoderCodec`. Its statistics are yet to be fitted.
+
+    Raises
+    ------
+    InputError
+        As `load_stable_diffusion`.
+    """
+    folder = _local_folder(source, AUTOENCODER_FILES)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    if (found := _read_json(folder / CONFIG).get("_class_name")) != CLASSES["vae"]:
+        raise InputError(f"{folder} holds {found}, and {CLASSES['vae']} is needed here. Give another folder.")
+    autoencoder = _open(AutoencoderKL, folder, WEIGHTS)
+    return AutoencoderCodec.from_autoencoder(autoencoder, size_px=size_px, orientations=orientations)
+
+
+def _local_folder(source: str, files: Sequence[str]) -> Path:
+    """Return the folder, of which the files are fetched from the hub if it is not here."""
     if Path(source).is_dir():
         return Path(source)
     if not _HUB_ID.fullmatch(source):
         raise InputError(f"{source}: there is no such folder, and it is no id of the Hugging Face hub.")
     try:
-        return Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(source, allow_patterns=list(files)))
     except Exception as error:  # the hub's client raises those of its HTTP library too
         raise InputError(
             f"{source} is no folder here, and the Hugging Face hub did not hand it out: {_first_line(error)}."
@@ -116,8 +146,9 @@ def _local_folder(source: str) -> Path:
 
 
 def _check_layout(folder: Path) -> None:
-    """Refuse what is not laid out as Stable Diffusion, and weights that would have to be unpickled."""
-    found = _classes(folder)
+    """Refuse what is not laid out as Stable Diffusion."""
+    index = _read_json(folder / INDEX)
+    found = {part: entry[-1] for part, entry in index.items() if isinstance(entry, list) and entry}
     wrong = [part for part, name in CLASSES.items() if found.get(part) != name]
     extra = [part for part, name in found.items() if part.endswith("_2") and name]
     if wrong or extra:
@@ -127,58 +158,54 @@ def _check_layout(folder: Path) -> None:
             f"{', '.join(f'{part}={CLASSES.get(part)}' for part in wrong + extra)} is needed. "
             "Give Stable Diffusion 1.x or 2.x as diffusers saves it."
         )
-    for part, weights in WEIGHTS.items():
-        if not (folder / weights).is_file():
-            pickled = any((folder / part).glob("*.bin"))
-            raise InputError(
-                f"{folder} lacks {weights}"
-                + (": it holds pickled weights, which can run code when opened" if pickled else "")
-                + ". Save the pipeline again with safe_serialization=True."
-            )
 
 
-def _classes(folder: Path) -> dict[str, str | None]:
-    """Return the class that the folder's index names for each part."""
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((folder / INDEX).read_text())
-        return {part: entry[1] for part, entry in index.items() if isinstance(entry, list)}
+        content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(
-            f"{folder} is no pipeline folder: it has no {INDEX}. Give the folder that holds it."
+            f"{path.parent} holds no model of diffusers: it has no {path.name}. Give the folder that does."
         ) from error
-    except (ValueError, LookupError, AttributeError) as error:
-        raise InputError(f"{folder / INDEX} is damaged: {error!r}. Fetch the model again.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}. Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: it holds no settings. Fetch it again.")
+    return content
 
 
 def _load(folder: Path, size_px: int, orientations: int) -> PretrainedParts:
-    unet = _open(UNet2DConditionModel, folder, "unet")
-    autoencoder = _open(AutoencoderKL, folder, "vae")
-    text_model = _open(CLIPTextModel, folder, "text_encoder")
+    unet = _open(UNet2DConditionModel, folder / "unet", WEIGHTS)
+    autoencoder = _open(AutoencoderKL, folder / "vae", WEIGHTS)
+    text_model = _open(CLIPTextModel, folder / "text_encoder", TEXT_WEIGHTS)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}/tokenizer does not open: {_first_line(error)}") from error
     codec = AutoencoderCodec.from_autoencoder(autoencoder, size_px=size_px, orientations=orientations)
     return PretrainedParts(unet, CaptionEncoder.from_parts(text_model, tokenizer), codec)
 
 
-def _open(kind: Any, folder: Path, part: str) -> Any:
+def _open(kind: Any, folder: Path, weights: str) -> Any:
     """Open one model in float32; weights that its file lacks would stay random, so none may."""
+    if not (folder / weights).is_file():
+        pickled = any(folder.glob("*.bin"))
+        raise InputError(
+            f"{folder} lacks {weights}"
+            + (": it holds pickled weights, which can run code when opened" if pickled else "")
+            + ". Save the model again with safe_serialization=True."
+        )
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        model, report = kind.from_pretrained(folder, subfolder=part, **options)
+        model, report = kind.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}/{part} does not open: {_first_line(error)} Fetch it again.") from error
+        raise InputError(f"{folder} does not open: {_first_line(error)} Fetch it again.") from error
     if report["missing_keys"]:
         raise InputError(
-            f"{folder / WEIGHTS[part]} lacks {len(report['missing_keys'])} weights, such as "
+            f"{folder / weights} lacks {len(report['missing_keys'])} weights, such as "
             f"{min(report['missing_keys'])}. Fetch it again."
         )
     return model.float()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _check_fit(folder: Path, parts: PretrainedParts) -> None:
@@ -223,3 +250,7 @@ def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
     if not trained:
         raise ConfigError(f"Nothing of this {type(module).__name__} is to be trained: all of it is frozen.")
     return trained
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

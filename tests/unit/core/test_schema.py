@@ -72,6 +72,26 @@ def test_a_label_says_what_it_implies_and_no_more():
     assert np.isnan(votes[QUESTION_INDEX["odd"] == QUESTION_OF_ANSWER]).all()
 
 
+@pytest.mark.parametrize(
+    ("label", "known"),
+    [
+        ("completely_round_smooth", {"smooth_or_features": "1 0 0", "rounded": "1 0 0"}),
+        ("in_between_smooth", {"smooth_or_features": "1 0 0", "rounded": "0 1 0"}),
+        ("cigar_shaped_smooth", {"smooth_or_features": "1 0 0", "rounded": "0 0 1"}),
+        ("edge_on", {"smooth_or_features": "0 1 0", "edge_on": "1 0"}),
+        ("spiral", {"smooth_or_features": "0 1 0", "edge_on": "0 1", "spiral": "1 0"}),
+    ],
+)
+def test_the_five_classes_settle_their_questions_and_leave_the_rest_open(label, known):
+    votes = votes_of_label(label)
+    for question, q in QUESTION_INDEX.items():
+        found = votes[q == QUESTION_OF_ANSWER]
+        if question in known:
+            assert found.tolist() == [float(vote) for vote in known[question].split()]
+        else:
+            assert np.isnan(found).all()
+
+
 @pytest.mark.parametrize("label", LABEL_ANSWERS)
 def test_a_labels_questions_sum_to_one(label):
     votes = votes_of_label(label)

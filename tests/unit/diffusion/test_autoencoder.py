@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -5,7 +6,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from galray.core.errors import ConfigError, EmptyInputError, InputError
 from galray.diffusion.autoencoder import AutoencoderCodec
 from galray.diffusion.codec import Codec, oriented, to_float, to_uint8
+from galray.diffusion.denoiser import GalaxyPipeline, build_denoiser
+from galray.diffusion.objective import FlowMatching
 from tests.unit.diffusion import tiny_stable_diffusion
+from tests.unit.diffusion.conftest import TINY
+
+# diffusers 0.42 converts a tensor in a way that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def autoencoder(**options: object) -> AutoencoderKL:
@@ -124,3 +131,19 @@ def test_bad_options_are_refused(codec: AutoencoderCodec, images: torch.Tensor) 
         codec.prepare(images[:, :8, :8])
     with pytest.raises(EmptyInputError):
         codec.fit_statistics([])
+
+
+def test_a_new_denoiser_works_on_the_latents(
+    codec: AutoencoderCodec, images: torch.Tensor, votes: torch.Tensor, tmp_path
+) -> None:
+    codec.fit_statistics([codec.prepare(images)])
+    denoiser = build_denoiser(TINY, codec)
+    objective, latents = FlowMatching(), codec.latents(codec.prepare(images), of(0, images))
+    draws = objective.draw(tuple(latents.shape), torch.Generator().manual_seed(0))
+    objective.loss(denoiser, latents, draws, votes[:6]).per_galaxy.mean().backward()
+    assert denoiser.unet.conv_out.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+    pipeline = GalaxyPipeline.from_denoiser(denoiser)
+    pipeline.save_pretrained(tmp_path)
+    painted = GalaxyPipeline.from_pretrained(tmp_path)(votes, num_steps=2)
+    assert painted.shape == (8, 10, 10, 3)
+    assert np.array_equal(painted, pipeline(votes, num_steps=2))

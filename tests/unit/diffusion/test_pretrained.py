@@ -1,17 +1,20 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from galray.core.errors import ConfigError, InputError
 from galray.diffusion.captions import caption
 from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
-from galray.diffusion.objective import FlowMatching
+from galray.diffusion.objective import PAPER
 from galray.diffusion.pretrained import (
     PretrainedParts,
+    load_autoencoder,
     load_stable_diffusion,
     merge_adapters,
     trainable_parameters,
@@ -46,22 +49,25 @@ def load(folder: Path, **options: object) -> PretrainedParts:
     return load_stable_diffusion(str(folder), size_px=SIZE_PX, **options)  # type: ignore[arg-type]
 
 
+def denoiser_of(parts: PretrainedParts) -> Denoiser:
+    return Denoiser(*parts, PAPER.scheduler())
+
+
 def predict(parts: PretrainedParts, votes: torch.Tensor) -> torch.Tensor:
     noisy = torch.randn(len(votes), *parts.codec.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return Denoiser(*parts)(noisy, torch.full((len(votes),), 0.5), votes)  # type: ignore[arg-type]
+        return denoiser_of(parts)(noisy, torch.full((len(votes),), 0.5), votes)
 
 
 def train_one_step(parts: PretrainedParts, votes: torch.Tensor) -> set[str]:
     """Take one step on random galaxies, from the codec's cache; returns the parameters that changed."""
-    denoiser = Denoiser(*parts)  # type: ignore[arg-type]
+    denoiser = denoiser_of(parts)
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     images = torch.randint(256, (len(votes), SIZE_PX, SIZE_PX, 3)).to(torch.uint8)
-    latents = parts.codec.latents(
-        parts.codec.prepare(images), torch.zeros(len(votes)).long(), torch.randn(1, *parts.codec.latent_shape)
-    )
+    latents = parts.codec.latents(parts.codec.prepare(images), torch.zeros(len(votes)).long())
+    draws = PAPER.draw(tuple(latents.shape), torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(trainable_parameters(denoiser), lr=0.01, weight_decay=0.0)
-    FlowMatching().loss(denoiser, latents, votes).per_galaxy.mean().backward()
+    PAPER.loss(denoiser, latents, draws, votes).per_galaxy.mean().backward()
     optimizer.step()
     after = denoiser.state_dict()
     return {name for name in before if not torch.equal(before[name], after[name])}
@@ -74,6 +80,9 @@ def test_the_real_layout_is_read(saved: Path, votes: torch.Tensor) -> None:
     text = load_file(saved / "text_encoder" / "model.safetensors")
     for name, value in parts.condition_encoder.text_model.state_dict().items():
         assert torch.equal(text[f"text_model.{name}"], value)
+    query = load_file(saved / "vae" / UNET.split("/")[1])["encoder.mid_block.attentions.0.query.weight"]
+    encoder = parts.codec.autoencoder.state_dict()
+    assert torch.equal(encoder["encoder.mid_block.attentions.0.to_q.weight"], query)
     assert parts.codec.latent_shape == (4, 9, 9)
     assert parts.codec.std.flatten().tolist() == pytest.approx([1 / 0.18215] * 4)
     assert predict(parts, votes).isfinite().all()
@@ -88,6 +97,16 @@ def test_tokens_are_those_of_the_pipeline_itself(saved: Path, votes: torch.Tenso
     encoder = load(saved).condition_encoder
     torch.testing.assert_close(encoder(votes).tokens, expected)
     torch.testing.assert_close(encoder.unconditional(8).tokens, without)
+
+
+def test_an_autoencoder_alone_is_a_codec(saved: Path) -> None:
+    of_pipeline = load_autoencoder(str(saved), size_px=SIZE_PX)
+    alone = load_autoencoder(str(saved / "vae"), size_px=SIZE_PX)
+    assert alone.fingerprint() == of_pipeline.fingerprint() == load(saved).codec.fingerprint()
+    with pytest.raises(InputError, match="holds UNet2DConditionModel, and AutoencoderKL is needed"):
+        load_autoencoder(str(saved / "unet"), size_px=SIZE_PX)
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_autoencoder(str(saved / "tokenizer"), size_px=SIZE_PX)
 
 
 @pytest.mark.parametrize("train_text_encoder", [False, True])
@@ -127,20 +146,30 @@ def test_merged_adapters_compute_the_same_and_leave_no_trace(saved: Path, votes:
     torch.testing.assert_close(predict(parts, votes), trained, atol=1e-5, rtol=1e-4)
 
 
-def test_a_fine_tuned_model_folder_paints_the_same(saved: Path, votes: torch.Tensor, tmp_path: Path) -> None:
+def open_with_diffusers_alone(folder: Path) -> GalaxyPipeline:
+    pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    assert isinstance(pipeline, GalaxyPipeline)
+    return pipeline
+
+
+@pytest.mark.parametrize("opener", [GalaxyPipeline.from_pretrained, open_with_diffusers_alone])
+def test_a_fine_tuned_model_folder_paints_the_same(
+    saved: Path, votes: torch.Tensor, tmp_path: Path, opener: Callable[[Path], GalaxyPipeline]
+) -> None:
     parts = load(saved, lora_rank=2, orientations=2)
     train_one_step(parts, votes)
     merge_adapters(parts.unet)
-    pipeline = GalaxyPipeline.from_denoiser(Denoiser(*parts))  # type: ignore[arg-type]
+    pipeline = GalaxyPipeline.from_denoiser(denoiser_of(parts))
     pipeline.save_pretrained(tmp_path)
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors"}
-    reopened = GalaxyPipeline.from_pretrained(tmp_path)
+    assert suffixes == {".json", ".safetensors", ".py"}
+    reopened = opener(tmp_path)
     options = {"num_steps": 3, "guidance_scale": 3.0}
     painted = reopened(votes, **options)
     assert painted.shape == (8, SIZE_PX, SIZE_PX, 3)
     assert np.array_equal(painted, pipeline(votes, **options))
     assert reopened.codec.fingerprint() == parts.codec.fingerprint()
+    assert not any(p.requires_grad for p in reopened.codec.parameters())
 
 
 def test_nothing_to_train_is_refused(saved: Path) -> None:
@@ -161,7 +190,9 @@ def test_a_model_that_the_hub_does_not_hand_out(monkeypatch: pytest.MonkeyPatch)
 
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(InputError, match=rf"lacks {UNET}: it holds pickled weights"):
+    with pytest.raises(
+        InputError, match=r"unet lacks diffusion_pytorch_model\.safetensors: it holds pickled"
+    ):
         load(copy)
 
 

@@ -1,5 +1,6 @@
 """A Stable Diffusion of a few thousand weights, saved by diffusers in the layout of the real one."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def save(folder: Path, **unet_options: object) -> None:
         text_encoder=text_model(len(words)),
         tokenizer=words,
         unet=unet(**unet_options),
-        scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True),
+        scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True),  # type: ignore[arg-type]
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
@@ -80,6 +81,36 @@ def _age(folder: Path, words: CLIPTokenizer) -> None:
     """Bring files into the form of 2022, in which the real model is published."""
     (folder / "tokenizer" / "tokenizer.json").unlink()
     words.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG))
     weights = folder / "text_encoder" / "model.safetensors"
     aged = {f"text_model.{name}": tensor for name, tensor in load_file(weights).items()}
     save_file({**aged, "text_model.embeddings.position_ids": torch.arange(77)[None]}, weights)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({_aged_attention(name): tensor for name, tensor in load_file(weights).items()}, weights)
+
+
+def _aged_attention(name: str) -> str:
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        name = name.replace(new, old)
+    return name
+
+
+_END = {
+    "__type": "AddedToken",
+    "content": "<|endoftext|>",
+    "lstrip": False,
+    "normalized": True,
+    "rstrip": False,
+    "single_word": False,
+}
+_TOKENIZER_CONFIG = {
+    "add_prefix_space": False,
+    "bos_token": {**_END, "content": "<|startoftext|>"},
+    "do_lower_case": True,
+    "eos_token": _END,
+    "errors": "replace",
+    "model_max_length": 77,
+    "pad_token": "<|endoftext|>",
+    "tokenizer_class": "CLIPTokenizer",
+    "unk_token": _END,
+}

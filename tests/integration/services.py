@@ -117,9 +117,9 @@ def _make_ceph_keys(folder: Path, fsid: str, monitor: str) -> None:
 
 
 @contextmanager
-def mlflow_service(folder: Path) -> Iterator[str]:
-    """Run an MLflow server over SQLite and give its URL."""
-    (port,) = free_ports(1)
+def mlflow_service(folder: Path, port: int = 0) -> Iterator[str]:
+    """Run an MLflow server over SQLite and give its URL; a free port is taken unless one is given."""
+    port = port or free_ports(1)[0]
     command = (
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),

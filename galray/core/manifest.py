@@ -1,7 +1,8 @@
 """Published folders: data first, ``manifest.json`` last, or not there at all.
 
 The manifest names every file with its checksum. Readers trust only the manifest, so that nothing
-half-written is ever read as whole. While a folder is being written it holds ``unfinished.json``.
+half-written is ever read as whole. While a folder is being written it holds a claim, ``unfinished.json``
+(`galray.core.claims`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import galray
+from galray.core import claims
+from galray.core.claims import UNFINISHED, Claim, is_claim
 from galray.core.errors import InputError, LineageError, PublishError
 from galray.core.schema import SCHEMA_VERSION, fingerprint
 from galray.core.storage import Location, Writable, open_location
 
 MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.json"
 ROWS_PER_ROW_GROUP = 1024
 
 
@@ -152,7 +154,7 @@ class Publication:
     @property
     def started(self) -> bool:
         """Whether any file was written, by this run or one before it."""
-        return any(not info.path.endswith(UNFINISHED) for info in self.location.files())
+        return any(not is_claim(info.base_name) for info in self.location.files())
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -170,21 +172,22 @@ def standing(location: Location, kind: str, resume: bool) -> Manifest | None:
     Raises
     ------
     PublishError
-        Something stands there and `resume` is not given: nothing is ever overwritten.
+        Something stands there and `resume` is not given, or another run is writing there: nothing is
+        ever overwritten.
     """
     if (location / MANIFEST).exists():
         if resume:
             return Manifest.read(location, kind)
-        raise PublishError(
-            f"{location.uri} is already published. Give --resume to keep it, another --output, "
-            "or delete the folder to start over."
-        )
-    if (location / UNFINISHED).exists() and not resume:
-        raise PublishError(
-            f"{location.uri} holds unfinished work. Give --resume to go on with it, "
-            "or delete the folder to start over."
-        )
+        raise _already_published(location)
+    claims.check_free(location, resume)
     return None
+
+
+def _already_published(location: Location) -> PublishError:
+    return PublishError(
+        f"{location.uri} is already published. Give --resume to keep it, another --output, "
+        "or delete the folder to start over."
+    )
 
 
 @contextmanager
@@ -202,7 +205,7 @@ def publish(
     kind : str
         What the folder holds; readers ask for it.
     config : mapping
-        The resolved configuration.
+        The resolved configuration; with its ``resume``, an earlier run's unfinished work is taken over.
     parents : mapping
         URI -> manifest fingerprint of what it is made from.
 
@@ -210,15 +213,17 @@ def publish(
     ------
     StorageError
         Where the place cannot be written; found before any work is done.
+    PublishError
+        Another run has the place: found before any work is done, or, where somebody has this run's work
+        taken over while it was alive, before the manifest is written.
     """
-    claim = {"kind": kind, "started_utc": _now(), "code_version": code_version()}
-    (location / UNFINISHED).write_bytes(json.dumps(claim).encode())
+    claim = _claim(location, kind, resume=bool((config or {}).get("resume")))
     publication = Publication(location)
     try:
         yield publication
+        claims.check_held(location, claim)
     except BaseException:
-        if not publication.started:  # nothing to go on with: leave no trace
-            (location / UNFINISHED).delete()
+        _give_up(publication, claim)
         raise
     manifest = Manifest(
         kind=kind,
@@ -231,7 +236,28 @@ def publish(
         created_utc=_now(),
     )
     (location / MANIFEST).write_bytes(json.dumps(asdict(manifest), indent=1).encode())
-    (location / UNFINISHED).delete()
+    claims.release(location)
+
+
+def _claim(location: Location, kind: str, resume: bool) -> Claim:
+    held = claims.check_free(location, resume)
+    claim = Claim.of_this_process(held.number + 1 if held else 1, kind, _now(), code_version())
+    claims.take(location, claim)
+    if (location / MANIFEST).exists():  # published, and its claim released, since the job looked
+        claims.release(location)
+        raise _already_published(location)
+    return claim
+
+
+def _give_up(publication: Publication, claim: Claim) -> None:
+    """Leave unfinished work for --resume, and no trace where there is none; nothing of another run's."""
+    location = publication.location
+    if claims.holder(location) != claim:
+        return
+    if publication.started:
+        claims.stop(location, claim, _now())
+    else:
+        claims.release(location)
 
 
 def ancestry(location: Location) -> dict[str, Manifest]:

@@ -20,6 +20,7 @@ PARTIAL = ".partial"  # ends the name of a local file that is not yet whole
 _S3_CONNECT_TIMEOUT_S = 5.0
 _S3_REQUEST_TIMEOUT_S = 60.0
 _S3_ATTEMPTS = 4
+_CREATED_BY_ANOTHER = (409, 412)  # at the same moment, before
 
 
 class Writable(Protocol):
@@ -94,6 +95,20 @@ class Location:
                 with self.filesystem.open_output_stream(self.path, compression=None) as stream:
                     stream.write(buffer.getvalue())
 
+    def create(self, data: bytes) -> bool:
+        """Write a small file where none stands; of several processes that try at once, one succeeds.
+
+        Returns
+        -------
+        bool
+            False where a file stands already. A lost answer makes an object store be asked again, and
+            the second time it finds the first one's file: compare what stands with `data`.
+        """
+        with storage_errors(self.uri):
+            if self.is_local:
+                return _create_file(self.path, data)
+            return _create_object(self.path, data)
+
     def children(self) -> list[fs.FileInfo]:
         """List the files and folders right below this folder; none where it is absent."""
         with storage_errors(self.uri):
@@ -128,6 +143,44 @@ def _renamed_at_the_end(path: str) -> Iterator[Writable]:
         raise
 
 
+def _create_file(path: str, data: bytes) -> bool:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _create_object(path: str, data: bytes) -> bool:
+    """Put an object with If-None-Match, which pyarrow cannot say; boto3 finds the same keys as pyarrow."""
+    from boto3.session import Session  # a new one each time: the default one would keep keys that expire
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    settings = Config(
+        connect_timeout=_S3_CONNECT_TIMEOUT_S,
+        read_timeout=_S3_REQUEST_TIMEOUT_S,
+        retries={"total_max_attempts": _S3_ATTEMPTS, "mode": "standard"},
+        s3={"addressing_style": "path" if _s3_endpoint() else "auto"},
+    )
+    bucket, key = path.split("/", 1)
+    try:
+        client = Session().client(
+            "s3", region_name=_s3_region(), endpoint_url=_s3_endpoint(), config=settings
+        )
+        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status in _CREATED_BY_ANOTHER:
+            return False
+        raise OSError(f"{error} (HTTP status {status})") from error
+    except BotoCoreError as error:
+        raise OSError(f"NETWORK_CONNECTION: {error}") from error
+    return True
+
+
 def open_location(uri: str) -> Location:
     """Open a local path or an ``s3://bucket/prefix`` URI.
 
@@ -155,17 +208,24 @@ def open_location(uri: str) -> Location:
 
 
 def _s3_filesystem() -> fs.S3FileSystem:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _s3_endpoint()
     if endpoint and "://" not in endpoint:
         raise ConfigError(f"AWS_ENDPOINT_URL is {endpoint!r}; write it with its scheme, http:// or https://.")
     return fs.S3FileSystem(
-        region=region,
+        region=_s3_region(),
         connect_timeout=_S3_CONNECT_TIMEOUT_S,
         request_timeout=_S3_REQUEST_TIMEOUT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS),
         **({"endpoint_override": endpoint} if endpoint else {}),
     )
+
+
+def _s3_region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def _s3_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 _DENIED_SIGNS = (
@@ -201,8 +261,8 @@ def _storage_error(uri: str, message: str) -> StorageError:
             "AWS_SECRET_ACCESS_KEY (or the profile or role) and the bucket's policy."
         )
     if any(sign in message for sign in _UNREACHABLE_SIGNS):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS S3"
         return StorageUnreachable(
-            f"{uri}: no answer from {endpoint}. Check AWS_ENDPOINT_URL, the region and the network."
+            f"{uri}: no answer from {_s3_endpoint() or 'AWS S3'}. "
+            "Check AWS_ENDPOINT_URL, the region and the network."
         )
     return StorageError(f"{uri}: {message}. Check that the place exists and can be written.")

@@ -8,85 +8,91 @@ without ever tracking anything, and its import takes two seconds.
 
 from __future__ import annotations
 
-import logging
+import base64
+import io
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import requests
 from ray.train import UserCallback
 
+from galray.core.cluster import say
 from galray.core.config import JobConfig
 from galray.core.errors import ConfigError
+from galray.core.outbox import SPOOL, Outbox, answers, client, without_password
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 EXPERIMENT = "galray"
 PIPELINE_TAG = "galray.pipeline"
 _PARAM_LENGTH = 500
 _FIRST_ANSWER_S = 15.0
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Run:
-    """A run on a tracking server: a handle that can be sent to other processes."""
+    """A run on a tracking server: a handle that can be sent to other processes.
 
-    tracking_uri: str
+    No write to it stops a job: what the server cannot take is kept and sent later
+    (`galray.core.outbox`).
+    """
+
+    outbox: Outbox
     experiment_id: str
     run_id: str
+    """Empty for a child that could not be started: what is written to it is dropped."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the finite numbers among `values`."""
-        from mlflow.entities import Metric
-
         now_ms = int(time.time() * 1000)
-        batch = [
-            Metric(name, float(value), now_ms, step)
+        rows = [
+            (name, float(value), now_ms, step)
             for name, value in values.items()
             if isinstance(value, int | float) and math.isfinite(value)
         ]
-        _client(self.tracking_uri).log_batch(self.run_id, metrics=batch)
+        self._write(metrics=rows, params=[])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested names joined by dots."""
-        from mlflow.entities import Param
-
-        batch = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in flatten(values).items()]
-        _client(self.tracking_uri).log_batch(self.run_id, params=batch)
+        rows = [(name, str(value)[:_PARAM_LENGTH]) for name, value in flatten(values).items()]
+        self._write(metrics=[], params=rows)
 
     def figure(self, figure: Figure, name: str) -> None:
-        _client(self.tracking_uri).log_figure(self.run_id, figure, name)
+        image = io.BytesIO()
+        figure.savefig(image, format=name.rsplit(".", 1)[-1])
+        self.file(name, image.getvalue())
 
     def text(self, text: str, name: str) -> None:
-        _client(self.tracking_uri).log_text(self.run_id, text, name)
+        self.file(name, text.encode())
 
     def file(self, name: str, data: bytes) -> None:
         """Log bytes as an artifact called `name`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, Path(name).name)
-            path.write_bytes(data)
-            parent = str(Path(name).parent) if "/" in name else None
-            _client(self.tracking_uri).log_artifact(self.run_id, str(path), parent)
+        self._write(artifact=name, data=base64.b64encode(data).decode())
 
     def child(self, name: str, tags: Mapping[str, str] | None = None) -> Run:
         """Start a run nested under this one."""
-        return _create(
-            self.tracking_uri, self.experiment_id, name, {"mlflow.parentRunId": self.run_id, **(tags or {})}
-        )
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _create(
+                self.outbox, self.experiment_id, name, {"mlflow.parentRunId": self.run_id, **(tags or {})}
+            )
+        except MlflowException as error:
+            say(f"tracking: {name!r} goes untracked, for its run could not be started: {error}")
+            return replace(self, run_id="")
 
     def end(self, status: str = "FINISHED") -> None:
-        _client(self.tracking_uri).set_terminated(self.run_id, status)
+        self._write(status=status, end_time_ms=int(time.time() * 1000))
+
+    def _write(self, **content: Any) -> None:
+        if self.run_id:
+            self.outbox.send({"run_id": self.run_id, **content})
 
 
 class ReportToRun(UserCallback):
@@ -101,18 +107,25 @@ class ReportToRun(UserCallback):
 
 @contextmanager
 def track(job: str, config: JobConfig) -> Iterator[Run]:
-    """Track one job as a run nested under its pipeline's; it ends as finished, failed or killed."""
-    run = _pipeline_run(config).child(job, {"galray.job": job})
+    """Track one job as a run nested under its pipeline's; it ends as finished, failed or killed.
+
+    Raises
+    ------
+    ConfigError
+        The tracking server does not answer, or refuses, at the start. Later it stops no job.
+    """
+    run = _job_run(job, config)
     run.params(config.resolved())
+    status = "FAILED"
     try:
         yield run
+        status = "FINISHED"
     except KeyboardInterrupt:
-        run.end("KILLED")
+        status = "KILLED"
         raise
-    except BaseException:
-        run.end("FAILED")
-        raise
-    run.end()
+    finally:
+        run.end(status)
+        run.outbox.close(patient=status != "KILLED")
 
 
 def tracking_uri(config: JobConfig) -> str:
@@ -130,71 +143,58 @@ def _local_folder(config: JobConfig) -> Path:
     return Path(root.path) if root.is_local else Path.cwd()
 
 
-def _pipeline_run(config: JobConfig) -> Run:
-    """Find the pipeline's run, or start it: one for each root."""
+def _job_run(job: str, config: JobConfig) -> Run:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(config)
-    _check_reachable(uri)
-    pipeline = config.root_location.uri
-    try:
-        experiment_id = _experiment(uri, config)
-        found = _client(uri).search_runs(
-            [experiment_id],
-            f"tags.`{PIPELINE_TAG}` = '{pipeline}'",
-            max_results=1,
-            order_by=["start_time ASC"],
+    if not answers(uri, _FIRST_ANSWER_S):
+        raise ConfigError(
+            f"No answer from the tracking server {without_password(uri)}. "
+            "Check MLFLOW_TRACKING_URI and the network, or unset it to track in a local file."
         )
+    outbox = Outbox(uri, config.root_location / SPOOL)
+    try:
+        pipeline = _pipeline_run(outbox, config)
+        tags = {"mlflow.parentRunId": pipeline.run_id, "galray.job": job}
+        run = _create(outbox, pipeline.experiment_id, job, tags)
     except MlflowException as error:
         raise ConfigError(
-            f"The tracking server {_without_password(uri)} refuses: {error.error_code}. "
+            f"The tracking server {without_password(uri)} refuses: {error.error_code}. "
             "Check MLFLOW_TRACKING_URI and its credentials, or unset it to track in a local file."
         ) from error
+    outbox.send_all()
+    return run
+
+
+def _pipeline_run(outbox: Outbox, config: JobConfig) -> Run:
+    """Find the pipeline's run, or start it: one for each root."""
+    pipeline = config.root_location.uri
+    experiment_id = _experiment(outbox.tracking_uri, config)
+    found = client(outbox.tracking_uri).search_runs(
+        [experiment_id],
+        f"tags.`{PIPELINE_TAG}` = '{pipeline}'",
+        max_results=1,
+        order_by=["start_time ASC"],
+    )
     if found:
-        return Run(uri, experiment_id, found[0].info.run_id)
-    run = _create(uri, experiment_id, config.root_location.name, {PIPELINE_TAG: pipeline})
+        return Run(outbox, experiment_id, found[0].info.run_id)
+    run = _create(outbox, experiment_id, config.root_location.name, {PIPELINE_TAG: pipeline})
     run.end()
     return run
 
 
-def _check_reachable(uri: str) -> None:
-    """Ask for an answer once: MLflow would ask for minutes, which is right later, but not at the start."""
-    if not uri.startswith("http"):
-        return
-    try:
-        requests.head(uri, timeout=_FIRST_ANSWER_S)
-    except requests.exceptions.SSLError:
-        return  # it answers; the certificate is for MLflow's own settings to judge
-    except requests.RequestException as error:
-        raise ConfigError(
-            f"No answer from the tracking server {_without_password(uri)}. "
-            "Check MLFLOW_TRACKING_URI and the network, or unset it to track in a local file."
-        ) from error
-
-
 def _experiment(uri: str, config: JobConfig) -> str:
-    found = _client(uri).get_experiment_by_name(EXPERIMENT)
+    found = client(uri).get_experiment_by_name(EXPERIMENT)
     if found:
         return found.experiment_id
     local = uri.startswith("sqlite:")
     artifacts = (_local_folder(config) / "mlflow-artifacts").as_uri() if local else None
-    return _client(uri).create_experiment(EXPERIMENT, artifact_location=artifacts)
+    return client(uri).create_experiment(EXPERIMENT, artifact_location=artifacts)
 
 
-def _create(uri: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
-    created = _client(uri).create_run(experiment_id, tags=dict(tags), run_name=name)
-    return Run(uri, experiment_id, created.info.run_id)
-
-
-@cache
-def _client(uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def _without_password(uri: str) -> str:
-    return uri.split("@")[-1]
+def _create(outbox: Outbox, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
+    created = client(outbox.tracking_uri).create_run(experiment_id, tags=dict(tags), run_name=name)
+    return Run(outbox, experiment_id, created.info.run_id)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ server, and a Ray cluster that takes submitted jobs. Each is stopped through its
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -17,13 +18,23 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 REPOSITORY = Path(__file__).parents[2]
 CEPH_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 S3_ACCESS_KEY = "galray-test-key"
 S3_SECRET_KEY = "galray-test-secret"
+_SETUP = (
+    *("cluster_synced_files", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "head_start_ray_commands"),
+    *("worker_setup_commands", "worker_start_ray_commands"),
+)
+_OBJECT_STORE_BYTES = 512 << 20
 _STOP_S = 20
 _STEP_S = 120
 
@@ -117,9 +128,9 @@ def _make_ceph_keys(folder: Path, fsid: str, monitor: str) -> None:
 
 
 @contextmanager
-def mlflow_service(folder: Path) -> Iterator[str]:
-    """Run an MLflow server over SQLite and give its URL."""
-    (port,) = free_ports(1)
+def mlflow_service(folder: Path, port: int = 0) -> Iterator[str]:
+    """Run an MLflow server over SQLite and give its URL; a free port is taken unless one is given."""
+    port = port or free_ports(1)[0]
     command = (
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
@@ -132,29 +143,91 @@ def mlflow_service(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def ray_cluster(folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def ray_cluster(
+    folder: Path,
+    environment: Mapping[str, str],
+    *options: str,
+    port: int = 0,
+    cpus: int = 2,
+    workers: int = 0,
+) -> Iterator[dict[str, str]]:
     """Run a Ray head that takes jobs, and give the variables with which they are submitted.
 
-    Its jobs see `environment`, as those of a real cluster see what its nodes are started with.
-    `folder` must be short: Ray puts Unix sockets below it.
+    Its jobs see `environment`, as those of a real cluster see what its nodes are started with. `workers`
+    more nodes of one core join it; `options` are further ones of ``ray start``. `folder` must be short:
+    Ray puts Unix sockets below it.
     """
-    port, dashboard_port, client_port, agent_port, metrics_port = free_ports(5)
+    dashboard_port, client_port, free_port = free_ports(3)
+    port = port or free_port
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = (
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--port", str(port), "--dashboard-port", str(dashboard_port)),
-        *("--ray-client-server-port", str(client_port), "--metrics-export-port", str(metrics_port)),
-        *("--dashboard-agent-listen-port", str(agent_port), "--temp-dir", str(folder / "ray")),
-        *("--num-cpus", "2", "--object-store-memory", str(512 << 20), "--disable-usage-stats"),
+    head = (
+        *("--head", "--port", str(port), "--dashboard-port", str(dashboard_port)),
+        *("--ray-client-server-port", str(client_port), "--num-cpus", str(cpus)),
+        *("--temp-dir", str(folder / "ray"), "--disable-usage-stats", *options),
     )
     programs = (
         f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the `python` of a submitted job is ours
     )
     variables = {**os.environ, **environment, **access, "PATH": programs}
-    with _process(folder / "ray.out", *command, env=variables):
+    with ExitStack() as nodes:
+        nodes.enter_context(_ray_node(folder / "ray.out", variables, *head))
         address = f"http://127.0.0.1:{dashboard_port}"
         _wait(lambda: _answers(f"{address}/api/version", access["RAY_AUTH_TOKEN"]), "the Ray head", folder)
-        yield {**access, "RAY_API_SERVER_ADDRESS": address}
+        gcs = f"{ray.util.get_node_ip_address()}:{port}"
+        for i in range(workers):
+            worker = ("--address", gcs, "--num-cpus", "1")
+            nodes.enter_context(_ray_node(folder / f"worker-{i}.out", variables, *worker))
+        yield {**access, "RAY_API_SERVER_ADDRESS": address, "GALRAY_TEST_GCS": gcs}
+
+
+def _ray_node(output: Path, variables: Mapping[str, str], *options: str) -> AbstractContextManager[None]:
+    agent_port, metrics_port = free_ports(2)
+    command = (
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+        *("--dashboard-agent-listen-port", str(agent_port), "--metrics-export-port", str(metrics_port)),
+        *("--object-store-memory", str(_OBJECT_STORE_BYTES), *options),
+    )
+    return _process(output, *command, env=variables)
+
+
+@contextmanager
+def autoscaling_ray_cluster(folder: Path, node_types: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Run a Ray head without cores that starts and ends nodes of `node_types` as jobs need them.
+
+    Each node is a real raylet on this machine, which claims its type's cores and GPUs in name only.
+    """
+    (port,) = free_ports(1)
+    config = {
+        "cluster_name": "galray",
+        "max_workers": sum(node["max_workers"] for node in node_types.values()),
+        "idle_timeout_minutes": 0.05,
+        "provider": {
+            "type": "external",  # so named, for the wheel lacks the defaults of "fake_multinode"
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **node_types,
+        },
+        **{name: {} for name in ("auth", "file_mounts")},
+        **{name: [] for name in _SETUP},
+    }
+    file = folder / "autoscaling.json"
+    file.write_text(json.dumps(config))
+    environment = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
+    scaling = f"--autoscaling-config={file}"
+    with ray_cluster(folder, environment, scaling, port=port, cpus=0) as access:
+        yield access
 
 
 def free_ports(count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from galray.core import outbox
 from galray.core.config import JobConfig
 from galray.core.errors import ConfigError
 from galray.core.tracking import EXPERIMENT, PIPELINE_TAG, track
@@ -116,3 +118,65 @@ def test_a_server_that_is_not_there_is_told_soon(config: Paint, monkeypatch: pyt
         pass
     assert "hunter2" not in str(caught.value)
     assert time.monotonic() - started_s < 30
+
+
+def spooled(config: Paint) -> list[Path]:
+    return sorted((Path(config.root) / outbox.SPOOL).glob("*"))
+
+
+def history(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, metric)]
+
+
+def test_a_server_that_goes_away_stops_no_job_and_loses_nothing(
+    config: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Away in the middle of one job, and again at its end; the next job brings what was left."""
+    (tmp_path / "server").mkdir()
+    (port,) = services.free_ports(1)
+    server = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what it waits for at the job's end
+    monkeypatch.setattr(outbox, "_ASK_AGAIN_S", 0.0)
+    with ExitStack() as stack:
+
+        def start() -> None:
+            stack.enter_context(services.mlflow_service(tmp_path / "server", port))
+
+        start()
+        with track("train", config) as run:
+            run.metrics({"loss": 3.0}, step=1)
+            stack.close()
+            run.metrics({"loss": 2.0}, step=2)
+            run.text("painted", "notes/note.txt")
+            assert len(spooled(config)) == 2
+            start()
+            run.metrics({"loss": 1.0}, step=3)
+            assert history(server, run.run_id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+            assert spooled(config) == []
+            stack.close()
+            run.metrics({"loss": 0.5}, step=4)
+        assert len(spooled(config)) == 2
+        assert f"2 writes could not be delivered to {server}" in capsys.readouterr().err
+        start()
+        assert MlflowClient(server).get_run(run.run_id).info.status == "RUNNING"
+        with track("synthesize", config):
+            pass
+        assert spooled(config) == []
+        finished = MlflowClient(server).get_run(run.run_id)
+        assert finished.info.status == "FINISHED"
+        assert (finished.info.end_time or 0) < runs(server, config)[1]["synthesize"].info.start_time
+        assert history(server, run.run_id, "loss")[-1] == (4, 0.5)
+        copy = MlflowClient(server).download_artifacts(run.run_id, "notes/note.txt", str(tmp_path))
+        assert Path(copy).read_text() == "painted"
+
+
+def test_a_write_that_the_server_refuses_stops_no_job(
+    mlflow_uri: str, config: Paint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with track("train", config) as run:
+        run.metrics({"no such \x00 name": 1.0})
+        run.metrics({"loss": 1.0})
+    assert "the server refuses a write" in capsys.readouterr().err
+    assert spooled(config) == []
+    assert history(mlflow_uri, run.run_id, "loss") == [(0, 1.0)]

@@ -151,10 +151,10 @@ def grid_of(source: bytes | IO[bytes], name: str) -> tuple[WCS, tuple[int, int]]
         As `open_tile` does.
     """
     with _opened(source, name) as hdus:
-        images = [hdu for hdu in hdus if hdu.is_image and len(hdu.shape) in (2, 3)]
-        if not images:
-            raise InputError(f"tile {name} holds no image.")
-        wcs, shape = WCS(images[0].header, naxis=2), images[0].shape[-2:]
+        first = next((hdu for hdu in hdus if hdu.is_image and len(hdu.shape) in (2, 3)), None)
+        if first is None:
+            raise InputError(f"tile {name} holds no image. Check what it is.")
+        wcs, shape = WCS(first.header, naxis=2), first.shape[-2:]
     _require_sky(wcs, name)
     return wcs, shape
 

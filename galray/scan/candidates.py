@@ -179,7 +179,8 @@ def _as(values, field: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 
 def _column(values: pa.ChunkedArray, field: pa.Field) -> Column:
-    known = values.fill_null("" if pa.types.is_string(field.type) else 0).to_pylist()
+    empty = pa.scalar("") if pa.types.is_string(field.type) else pa.scalar(0).cast(field.type)
+    known = values.fill_null(empty).to_pylist()
     data = np.array(known, dtype=_dtype(field))
     mask = values.is_null().to_numpy()
     return _annotated(MaskedColumn(data, mask=mask) if mask.any() else Column(data), field)

@@ -273,7 +273,7 @@ def count_not_selected(publication: Publication) -> None:
     left_out = blocks = 0
     for file in rejected:
         place = f"{publication.location.path}/{file.path}"
-        rows = pq.read_table(place, ["reason", "detail"], filesystem=publication.location.filesystem)
+        rows = pq.read_table(place, columns=["reason", "detail"], filesystem=publication.location.filesystem)
         numbers = rows.filter(pads.field("reason") == "not_selected")["detail"].to_pylist()
         left_out, blocks = left_out + sum(map(int, numbers)), blocks + len(numbers)
     counts = publication.counts

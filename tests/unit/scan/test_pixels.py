@@ -15,8 +15,10 @@ from galray.core.schema import CUTOUT_FLAGS, REJECT_REASONS
 from galray.core.storage import Location, open_location
 from galray.data.images import Rendering, encode_png, lupton_rgb
 from galray.data.mock import MockConfig, MockTile, render_tile
+from galray.data.tile_files import Footprints, TileFiles
 from galray.data.tiles import cut, open_tile
-from galray.scan.pixels import CutSources, DecodeGalaxies, images_of
+from galray.scan.columns import Columns, ReadColumns
+from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, images_of
 
 SIZE_PX = 32
 GOOD = "good"
@@ -48,11 +50,11 @@ def catalogue(tile: MockTile, /, **columns: object) -> pa.Table:
     table = plain.append_column("tile", pa.array([GOOD] * len(plain)))
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
-    return table
+    return ReadColumns(Columns().found_in(table.column_names, "the catalogue"), None)(table)
 
 
 def cutter(tiles: Location, cutout_px: int = SIZE_PX) -> CutSources:
-    return CutSources(tiles, ".fits", cutout_px, SIZE_PX, Rendering())
+    return CutSources(TileFiles(tiles), cutout_px, 0.0, SIZE_PX, Rendering())
 
 
 def test_cut_sources_are_the_cutouts_made_by_hand(tiles, tile, tile_bytes):
@@ -115,6 +117,32 @@ def test_sources_at_the_edge_are_flagged(tiles, tile):
     for name, values in positions.items():
         block = block.set_column(block.schema.get_field_index(name), name, pa.array(values))
     assert cutter(tiles)(block)["flags"].to_pylist() == [0, CUTOUT_FLAGS["edge"]]
+
+
+def test_cutouts_scaled_to_the_radius(tiles, tile):
+    """A source's image shows so many of its radii, resampled; without a radius it is set aside."""
+    count = len(tile.catalogue)
+    block = catalogue(tile)
+    radii = pa.array([6.336] * (count - 2) + [None, 0.0], pa.float32())
+    block = block.set_column(block.schema.get_field_index("radius_arcsec"), "radius_arcsec", radii)
+    scaled = CutSources(TileFiles(tiles), 0, 4.0, SIZE_PX, Rendering())(block)
+    by_hand = cutter(tiles, cutout_px=64)(block)  # 4 x 6.336 arcsec of 0.396 each
+    np.testing.assert_array_equal(images_of(scaled)[: count - 2], images_of(by_hand)[: count - 2])
+    assert scaled["reason"].to_pylist()[-2:] == ["missing_radius"] * 2
+
+
+def test_tiles_are_found_by_their_sky(tiles, tile):
+    files = TileFiles(tiles)
+    assign = AssignTiles(Footprints([files.footprint(GOOD)]))
+    dec = tile.catalogue["dec"].to_pylist()
+    dec[0], dec[1], dec[2] = 40.0, None, 95.0
+    nameless = pa.array([None] * len(dec), pa.string())
+    block = assign(catalogue(tile, tile=nameless, dec=dec))
+    assert block["tile"].to_pylist() == [None, None, None, *[GOOD] * (len(dec) - 3)]
+    assert block["reason"].to_pylist() == ["outside_tile", *[None] * (len(dec) - 1)]
+    cut_out = cutter(tiles)(block)
+    assert cut_out["reason"].to_pylist()[:3] == ["outside_tile", "bad_position", "bad_position"]
+    assert cut_out["reason"].null_count == len(dec) - 3
 
 
 def test_a_store_out_of_reach_is_no_reason_to_reject(tile, monkeypatch):

@@ -38,6 +38,7 @@ EDGE = CUTOUT_FLAGS["edge"]
 BAD_PIXELS = CUTOUT_FLAGS["bad_pixels"]
 
 SAFE_TILE_PIXELS = 3 * 12_000 * 12_000
+_SAFE_TILE_BYTES = 8 * SAFE_TILE_PIXELS
 # Coadds and reprojections mark sky they never saw with exact zeros; scattered zeros are just faint sky.
 BLANK_SHARE = 0.01
 
@@ -134,12 +135,12 @@ def open_tile(
 
 def open_bands(sources: Sequence[bytes], name: str, *, max_pixels: int = SAFE_TILE_PIXELS) -> Tile:
     """Read a tile from three files, the first image of each; otherwise as `open_tile`."""
-    planes = []
-    for source in sources:
+    planes: dict[bytes, _Plane] = {}
+    for source in dict.fromkeys(sources):  # one file may stand for several bands
         with _opened(source, name) as hdus:
             hdu = _first_plane(hdus, name, max_pixels)
-            planes.append(_Plane(hdu.data, WCS(hdu.header, naxis=2)))
-    return _tile(planes, name)
+            planes[source] = _Plane(hdu.data, WCS(hdu.header, naxis=2))
+    return _tile([planes[source] for source in sources], name)
 
 
 def grid_of(source: bytes | IO[bytes], name: str) -> tuple[WCS, tuple[int, int]]:
@@ -150,7 +151,7 @@ def grid_of(source: bytes | IO[bytes], name: str) -> tuple[WCS, tuple[int, int]]
     InputError
         As `open_tile` does.
     """
-    with _opened(source, name) as hdus:
+    with _opened(source, name, whole=False) as hdus:
         first = next((hdu for hdu in hdus if hdu.is_image and len(hdu.shape) in (2, 3)), None)
         if first is None:
             raise InputError(f"tile {name} holds no image. Check what it is.")
@@ -237,10 +238,13 @@ class _Plane:
 
 
 @contextmanager
-def _opened(source: bytes | IO[bytes], name: str) -> Iterator[Any]:
-    """Open a file's HDUs; what is found wrong with them, then or later, becomes one clear error."""
+def _opened(source: bytes | IO[bytes], name: str, *, whole: bool = True) -> Iterator[Any]:
+    """Open a file's HDUs; what is found wrong with them, then or later, becomes one clear error.
+
+    A compressed file that is read as a `whole` is unpacked first: to seek back in it costs all again.
+    """
     try:
-        stream = _decompressed(BytesIO(source) if isinstance(source, bytes) else source)
+        stream = _decompressed(BytesIO(source) if isinstance(source, bytes) else source, whole)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
@@ -255,12 +259,17 @@ def _opened(source: bytes | IO[bytes], name: str) -> Iterator[Any]:
         ) from error
 
 
-def _decompressed(stream: IO[bytes]) -> Any:
+def _decompressed(stream: IO[bytes], whole: bool) -> Any:
     magic = stream.read(3)
     stream.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.open(stream)
-    return bz2.open(stream) if magic == b"BZh" else stream
+    unpack = gzip.open if magic.startswith(b"\x1f\x8b") else bz2.open if magic == b"BZh" else None
+    if unpack is None or not whole:
+        return unpack(stream) if unpack else stream
+    with unpack(stream) as unpacked:
+        data = unpacked.read(_SAFE_TILE_BYTES + 1)
+    if len(data) > _SAFE_TILE_BYTES:
+        raise ValueError(f"it unpacks to more than {_SAFE_TILE_BYTES} bytes")
+    return BytesIO(data)
 
 
 def _tile(planes: Sequence[_Plane], name: str) -> Tile:

@@ -146,6 +146,8 @@ def open_bands(sources: Sequence[bytes], name: str, *, max_pixels: int = SAFE_TI
 def grid_of(source: bytes | IO[bytes], name: str) -> tuple[WCS, tuple[int, int]]:
     """Read the celestial WCS and the shape (H, W) of a tile's first image; reads no pixel.
 
+    A truncated file has them too: its sources are then set aside by its name, and not as lost.
+
     Raises
     ------
     InputError
@@ -248,7 +250,8 @@ def _opened(source: bytes | IO[bytes], name: str, *, whole: bool = True) -> Iter
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-            warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
+            truncated = "error" if whole else "ignore"
+            warnings.filterwarnings(truncated, message=".*truncated.*", category=AstropyUserWarning)
             with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
                 yield hdus
     except AstropyUserWarning as error:

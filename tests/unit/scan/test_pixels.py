@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, images_o
 
 SIZE_PX = 32
 GOOD = "good"
+REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits/gz_decals"
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +199,27 @@ def test_galaxies_are_decoded_and_damaged_ones_rejected():
     assert decoded["tile"].to_pylist() == ["0.png", "1.png", "2.png"]
     assert decoded["ra"].to_pylist() == [1.0, None, 3.0]
     np.testing.assert_array_equal(images_of(decoded)[[0, 2]], rgb[[0, 2]])
+
+
+@pytest.mark.skipif(not REAL_FITS.is_dir(), reason=f"no real FITS files at {REAL_FITS}: set GALRAY_REAL_DATA")
+def test_the_real_decals_cutouts_are_tiles_and_the_damaged_ones_are_named():
+    """Of five three-band cutouts one has bad pixels, and one ends too early."""
+    names = ["example_a", "example_b", "example_c", "example_bad_pix", "example_incomplete"]
+    files = TileFiles(open_location(str(REAL_FITS)), bands=("g", "r", "z"))
+    assert sorted(files.names()) == sorted(names)
+    centres = [files.footprint(name).wcs.wcs.crval for name in names]  # the headers are whole
+    table = pa.table(
+        {
+            "galaxy_id": list(range(5)),
+            "ra": [ra for ra, _ in centres],
+            "dec": [dec for _, dec in centres],
+            "tile": names,
+        }
+    )
+    sources = ReadColumns(Columns().found_in(table.column_names, "cat"), None)(table)
+    block = CutSources(files, 424, 0.0, SIZE_PX, Rendering())(sources)
+    assert block["reason"].to_pylist() == [None, None, None, None, "unreadable_file"]
+    assert "example_incomplete.fits" in block["detail"][4].as_py()
+    assert block["flags"].to_pylist()[3] & CUTOUT_FLAGS["bad_pixels"]
+    assert not any(flags & CUTOUT_FLAGS["bad_pixels"] for flags in block["flags"].to_pylist()[:3])
+    assert (images_of(block)[:4].std(axis=(1, 2, 3)) > 3).all()

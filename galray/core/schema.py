@@ -159,6 +159,16 @@ SCORE_SCHEMA = pa.schema(
         ),
         pa.field("early_type", pa.float32(), metadata={"description": "probability of an early type"}),
         pa.field("flags", pa.int32(), nullable=False, metadata={"description": "bits of CUTOUT_FLAGS"}),
+        pa.field(
+            "radius_arcsec", pa.float32(), metadata={"unit": "arcsec", "description": "catalogue radius"}
+        ),
+        pa.field("magnitude", pa.float32(), metadata={"unit": "mag", "description": "catalogue magnitude"}),
+        pa.field(
+            "random_arm",
+            pa.bool_(),
+            nullable=False,
+            metadata={"description": "drawn regardless of score, by a hash of the id"},
+        ),
         pa.field("image", pa.binary(), metadata={"description": "JPEG cutout, kept for high scores only"}),
     ]
 )
@@ -167,7 +177,9 @@ CUTOUT_FLAGS: dict[str, int] = {"edge": 1, "bad_pixels": 2}
 
 CANDIDATE_SCHEMA = pa.schema(
     [
-        pa.field("rank", pa.int32(), nullable=False, metadata={"description": "1 is the best candidate"}),
+        pa.field(
+            "rank", pa.int32(), metadata={"description": "1 is the best; null for the random arm alone"}
+        ),
         *(field for field in SCORE_SCHEMA if field.name != "image"),
         pa.field(
             "probability",
@@ -175,7 +187,18 @@ CANDIDATE_SCHEMA = pa.schema(
             nullable=False,
             metadata={"description": "score corrected to the survey's prevalence"},
         ),
+        pa.field("flag_names", pa.string(), nullable=False, metadata={"description": "flags, spelled out"}),
+        pa.field("known_object", pa.string(), metadata={"description": "nearest object of the known list"}),
+        pa.field(
+            "known_separation",
+            pa.float64(),
+            metadata={"unit": "arcsec", "description": "distance to known_object"},
+        ),
         pa.field("viewer_url", pa.string(), metadata={"description": "Legacy Survey sky viewer"}),
+        pa.field("sdss_url", pa.string(), metadata={"description": "SDSS navigate tool"}),
+        pa.field("aladin_url", pa.string(), metadata={"description": "Aladin Lite"}),
+        pa.field("model_id", pa.string(), metadata={"description": "fingerprint of the classifier"}),
+        pa.field("run_id", pa.string(), metadata={"description": "fingerprint of the scan"}),
         pa.field("image", pa.binary(), metadata={"description": "JPEG cutout"}),
     ]
 )
@@ -208,6 +231,8 @@ REJECT_REASONS: dict[str, str] = {
     "unreadable_file": "the file could not be read",
     "outside_tile": "the source's cutout lies outside its tile",
     "bad_position": "the source's position is missing or not on the sky",
+    "missing_radius": "cutouts are scaled to the source's radius, which is missing or not positive",
+    "not_selected": "rows that the selection leaves out; the detail is their number",
     "grade_without_candidate": "the graded galaxy is not among the candidates",
 }
 
@@ -227,17 +252,37 @@ def split_of(galaxy_id: np.ndarray) -> np.ndarray:
     ndarray of str, shape (n,)
         ``train`` (80%), ``validation`` (10%) or ``test`` (10%); the same on every machine,
         in every version, whatever else is in the table.
+    """
+    uniform = uniform_of(galaxy_id)
+    return np.asarray(SPLITS)[np.searchsorted(_SPLIT_EDGES, uniform, side="right")]
+
+
+def uniform_of(galaxy_id: np.ndarray, stream: int = 0) -> np.ndarray:
+    """Return a number in [0, 1) that follows from each id alone, as if drawn evenly.
+
+    Parameters
+    ----------
+    galaxy_id : ndarray of int64, shape (n,)
+    stream : int
+        Numbers of different streams are independent; 0 decides splits.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
 
     Notes
     -----
-    SplitMix64's finaliser (Steele et al. 2014) spreads neighbouring ids evenly.
+    SplitMix64 (Steele et al. 2014) spreads neighbouring ids evenly.
     """
-    z = np.asarray(galaxy_id, dtype=np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        z = np.asarray(galaxy_id, dtype=np.int64).view(np.uint64) ^ _mixed(np.array([stream], np.uint64))
+        return (_mixed(z + np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mixed(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    uniform = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.asarray(SPLITS)[np.searchsorted(_SPLIT_EDGES, uniform, side="right")]
+    return z ^ (z >> np.uint64(31))
 
 
 def votes_of_label(label: str | None) -> np.ndarray:

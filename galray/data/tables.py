@@ -29,8 +29,9 @@ from galray.core.storage import Location
 
 NULL_CELLS = ["", "-999", "-999.0", "NA", "NaN", "nan", "null", "NULL", "None"]
 _MISSING = -999
-_FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
-_VOTABLE_SUFFIXES = (".vot", ".xml", ".votable")
+FITS_SUFFIXES = (".fits", ".fits.gz", ".fit", ".fits.fz")
+VOTABLE_SUFFIXES = (".vot", ".xml", ".votable")
+_TEXT_SUFFIXES = (".txt", ".dat")
 _GZIP_SIGNATURE = b"\x1f\x8b"
 _WHOLE_NUMBER = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*")
 _EXACT_FLOAT64_LIMIT = 2**53
@@ -86,13 +87,15 @@ def read_catalogue(location: Location) -> Catalogue:
             return Catalogue(location.uri, _lower(table), row, malformed)
         if name.endswith(".parquet"):
             table = pq.read_table(pa.BufferReader(location.read_bytes()))
-        elif name.endswith(_FITS_SUFFIXES):
+        elif name.endswith(FITS_SUFFIXES):
             table = _read_astropy(location, "fits")
-        elif name.endswith(_VOTABLE_SUFFIXES):
+        elif name.endswith(VOTABLE_SUFFIXES):
             table = _read_astropy(location, "votable")
+        elif name.endswith(_TEXT_SUFFIXES):
+            table = _read_text(location)
         else:
             raise InputError(
-                f"{location.uri}: give a table that ends in .csv, .csv.gz, .parquet, .fits or .vot."
+                f"{location.uri}: give a table that ends in .csv, .csv.gz, .parquet, .fits, .vot or .txt."
             )
     except (pa.ArrowException, OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(
@@ -137,6 +140,22 @@ def _read_astropy(location: Location, form: str) -> pa.Table:
     flat = [name for name in table.colnames if table[name].ndim == 1]
     frame = table[flat].to_pandas(index=False)
     return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _read_text(location: Location) -> pa.Table:
+    """Read the rows of plain text below whatever stands above them; columns are col1, col2, ..."""
+    lines = _plain(location.read_bytes()).decode("utf-8-sig").splitlines()
+    rows = [cells for line in lines if (cells := line.split())]
+    above = next((i for i in range(len(rows), 0, -1) if len(rows[i - 1]) != len(rows[-1])), 0) if rows else 0
+    if not rows[above:]:
+        raise ValueError("it holds no row")
+    columns = zip(*rows[above:], strict=True)
+    return pa.table(
+        {
+            f"col{i}": pa.array((None if cell in NULL_CELLS else cell for cell in cells), pa.string())
+            for i, cells in enumerate(columns, start=1)
+        }
+    )
 
 
 def _plain(data: bytes) -> bytes:

@@ -8,17 +8,22 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table, meta
 
 from galray.classifier.metrics import shift_prior
 from galray.core.errors import ConfigError
-from galray.core.schema import CANDIDATE_SCHEMA
+from galray.core.schema import CANDIDATE_SCHEMA, CUTOUT_FLAGS
+from galray.scan.known import KnownObjects
 
 _VIEWER = "https://www.legacysurvey.org/viewer"
 _VIEWER_LAYER = "ls-dr10"
 _VIEWER_ZOOM = 15
+_SDSS = "https://skyserver.sdss.org/dr18/VisualTools/navi"
+_ALADIN = "https://aladin.cds.unistra.fr/AladinLite/"
+_ALADIN_FIELD_DEG = 0.03
 
 
 def select(
@@ -28,8 +33,11 @@ def select(
     count: int | None,
     train_prevalence: float,
     survey_prevalence: float | None,
+    known: KnownObjects | None = None,
+    model_id: str = "",
+    run_id: str = "",
 ) -> pa.Table:
-    """Rank the sources that score at or above a threshold.
+    """Rank the sources that score at or above a threshold, and add those of the random arm.
 
     Parameters
     ----------
@@ -43,13 +51,18 @@ def select(
         Share of targets in what the classifier was trained on.
     survey_prevalence : float or None
         Share of targets expected in the survey; None leaves the score as the probability.
+    known : KnownObjects or None
+        What to cross-match with.
+    model_id, run_id : str
+        Kept with each row.
 
     Returns
     -------
     pyarrow.Table
         `galray.core.schema.CANDIDATE_SCHEMA`, best first, ranks from 1. Equal scores are ordered
-        by ``galaxy_id``, so that the same scores always give the same list. A score that is not a
-        number is never a candidate.
+        by ``galaxy_id``, so that the same scores always give the same list. Sources of the random
+        arm that are no candidates follow, without a rank. A score that is not a number is never a
+        candidate.
 
     Raises
     ------
@@ -57,23 +70,65 @@ def select(
         If the threshold or the count cannot be.
     """
     _check(threshold, count)
-    best = scores.filter(pa.array(scores["score"].to_numpy() >= np.float32(threshold)))
-    best = best.sort_by([("score", "descending"), ("galaxy_id", "ascending")]).slice(0, count)
+    best_first = [("score", "descending"), ("galaxy_id", "ascending")]
+    is_high = scores["score"].to_numpy() >= np.float32(threshold)
+    best = scores.filter(pa.array(is_high)).sort_by(best_first).slice(0, count)
+    drawn = scores.filter(scores["random_arm"]).sort_by(best_first)
+    drawn = drawn.filter(pc.invert(pc.is_in(drawn["galaxy_id"], value_set=best["galaxy_id"])))  # pyright: ignore
+    rows = pa.concat_tables([best, drawn])
+    positions = list(zip(rows["ra"].to_pylist(), rows["dec"].to_pylist(), strict=True))
     columns = {
-        **{name: best[name] for name in best.column_names},
-        "rank": np.arange(1, best.num_rows + 1),
-        "probability": _probability(best["score"].to_numpy(), train_prevalence, survey_prevalence),
-        "viewer_url": list(map(viewer_url, best["ra"].to_pylist(), best["dec"].to_pylist())),
+        **{name: rows[name] for name in rows.column_names},
+        **_nearest_known(rows, known),
+        "rank": [*range(1, len(best) + 1), *[None] * len(drawn)],
+        "probability": _probability(rows["score"].to_numpy(), train_prevalence, survey_prevalence),
+        "flag_names": [" ".join(flag_names(flags)) for flags in rows["flags"].to_pylist()],
+        "model_id": [model_id] * len(rows),
+        "run_id": [run_id] * len(rows),
+        **{name: [link(*position) for position in positions] for name, link in LINKS.items()},
     }
     return pa.table([_as(columns[field.name], field) for field in CANDIDATE_SCHEMA], schema=CANDIDATE_SCHEMA)
 
 
+def flag_names(flags: int) -> list[str]:
+    """Spell out bits of ``schema.CUTOUT_FLAGS``."""
+    return [name for name, bit in CUTOUT_FLAGS.items() if flags & bit]
+
+
 def viewer_url(ra_deg: float | None, dec_deg: float | None) -> str | None:
     """Return the Legacy Survey viewer's page at a position, or None where there is no position."""
+    return _url(_VIEWER, ra_deg, dec_deg, zoom=_VIEWER_ZOOM, layer=_VIEWER_LAYER)
+
+
+def sdss_url(ra_deg: float | None, dec_deg: float | None) -> str | None:
+    """Return SDSS's page at a position, or None where there is no position."""
+    return _url(_SDSS, ra_deg, dec_deg, scale=0.2, opt="G")
+
+
+def aladin_url(ra_deg: float | None, dec_deg: float | None) -> str | None:
+    """Return Aladin Lite at a position, or None where there is no position."""
+    if _url(_ALADIN, ra_deg, dec_deg) is None:
+        return None
+    return f"{_ALADIN}?{urlencode({'target': f'{ra_deg:.6f} {dec_deg:.6f}', 'fov': _ALADIN_FIELD_DEG})}"
+
+
+LINKS = {"viewer_url": viewer_url, "sdss_url": sdss_url, "aladin_url": aladin_url}
+
+
+def _url(page: str, ra_deg: float | None, dec_deg: float | None, **options: Any) -> str | None:
     if ra_deg is None or dec_deg is None or not (np.isfinite(ra_deg) and np.isfinite(dec_deg)):
         return None
-    position = {"ra": f"{ra_deg:.6f}", "dec": f"{dec_deg:.6f}"}
-    return f"{_VIEWER}?{urlencode({**position, 'zoom': _VIEWER_ZOOM, 'layer': _VIEWER_LAYER})}"
+    return f"{page}?{urlencode({'ra': f'{ra_deg:.6f}', 'dec': f'{dec_deg:.6f}', **options})}"
+
+
+def _nearest_known(rows: pa.Table, known: KnownObjects | None) -> dict[str, Any]:
+    if known is None:
+        nothing = [None] * len(rows)
+        return {"known_object": nothing, "known_separation": nothing}
+    ra_deg, dec_deg = (pc.fill_null(rows[name], np.nan).to_numpy() for name in ("ra", "dec"))
+    index, separation_arcsec = known.nearest(ra_deg, dec_deg)
+    names = [known.name[i] if i >= 0 else None for i in index]
+    return {"known_object": names, "known_separation": pa.array(separation_arcsec, from_pandas=True)}
 
 
 def tables(table: pa.Table) -> dict[str, bytes]:
@@ -124,7 +179,8 @@ def _as(values, field: pa.Field) -> pa.Array | pa.ChunkedArray:
 
 
 def _column(values: pa.ChunkedArray, field: pa.Field) -> Column:
-    known = values.fill_null("" if pa.types.is_string(field.type) else 0).to_pylist()
+    empty = pa.scalar("") if pa.types.is_string(field.type) else pa.scalar(0).cast(field.type)
+    known = values.fill_null(empty).to_pylist()
     data = np.array(known, dtype=_dtype(field))
     mask = values.is_null().to_numpy()
     return _annotated(MaskedColumn(data, mask=mask) if mask.any() else Column(data), field)

@@ -7,6 +7,7 @@
   const GRADE_KEYS = { a: "A", b: "B", c: "C", x: "reject", r: "reject", delete: null, backspace: null };
   const STORE = `galray-grades:${document.body.dataset.runId}`;
   const STEP_SIZE = 20;
+  const PER_PAGE = 200;
 
   const find = (id) => document.getElementById(id);
   const grid = find("grid");
@@ -16,7 +17,7 @@
 
   let state = load();
   let history = []; // of undoable steps, each a list of [id, previous entry or undefined]
-  let shown = [];
+  let shown = []; // all that pass the filters, in order; one page of them is visible
   let current = null;
 
   // --- grades and their keeping ---------------------------------------------------------------
@@ -54,7 +55,7 @@
     history.push([[id, mine()[id]]]);
     set(id, value && { grade: value, utc: new Date().toISOString() });
     save();
-    say(`Candidate ${current.dataset.rank}: ${value ?? "no grade"}. ${progressText()}.`);
+    say(`Candidate ${number(current)}: ${value ?? "no grade"}. ${progressText()}.`);
     const following = value && find("advance").checked ? neighbour(1) : current;
     refresh(following);
   }
@@ -113,46 +114,81 @@
       const flags = card.dataset.flags.split(" ").filter(Boolean);
       return wanted === "all" || (wanted === "clean" ? !flags.length : flags.includes(wanted));
     },
+    known: (card, wanted) => wanted === "all" || card.dataset.known === wanted,
     floor: (card, floor) => Number(card.dataset.probability) >= floor,
+    search: ({ dataset }, text) =>
+      !text || [dataset.id, dataset.keyTile, dataset.name].some((field) => field.toLowerCase().includes(text)),
   };
 
-  const orders = {
-    rank: (card) => Number(card.dataset.rank),
-    score: (card) => -Number(card.dataset.score),
-    ra: (card) => (card.dataset.ra === "" ? Infinity : Number(card.dataset.ra)),
-    id: (card) => BigInt(card.dataset.id),
-  };
+  // Best first where more is better; text by its letters; ids as whole numbers; what is missing last.
+  const DESCENDING = ["score", "earlyType", "radiusArcsec"];
+  const TEXTS = ["tile"];
+
+  function keyOf(card, name) {
+    const text = card.dataset[`key${name[0].toUpperCase()}${name.slice(1)}`];
+    if (text === "") return null;
+    if (TEXTS.includes(name)) return text;
+    return name === "galaxyId" ? BigInt(text) : Number(text);
+  }
 
   function sort() {
-    const key = orders[chosen("sort")];
-    const sign = find("reverse").getAttribute("aria-pressed") === "true" ? -1 : 1;
-    const keyed = cards.map((card) => [key(card), card]);
-    keyed.sort(([a, p], [b, q]) => (a < b ? -sign : a > b ? sign : orders.rank(p) - orders.rank(q)));
+    const name = find("sort").value.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
+    const reversed = find("reverse").getAttribute("aria-pressed") === "true";
+    const sign = DESCENDING.includes(name) === reversed ? 1 : -1;
+    const keyed = cards.map((card) => [keyOf(card, name), card]);
+    keyed.sort(([a, p], [b, q]) => {
+      if (a === null || b === null) return (a === null) - (b === null) || number(p) - number(q);
+      return a < b ? -sign : a > b ? sign : number(p) - number(q);
+    });
     grid.append(...keyed.map(([, card]) => card));
     refresh(current);
   }
 
+  const numbers = new Map(cards.map((card, i) => [card, i + 1]));
+  const number = (card) => numbers.get(card);
+
   function refresh(wanted) {
-    const [byGrade, byFlag, floor] = [chosen("grade-filter"), chosen("flag-filter"), Number(find("floor").value)];
-    shown = [];
-    for (const card of grid.children) {
-      const visible = passes.grade(card, byGrade) && passes.flag(card, byFlag) && passes.floor(card, floor);
-      card.hidden = !visible;
-      if (visible) shown.push(card);
-      showGrade(card);
-    }
+    const [byGrade, byFlag, byKnown] = ["grade-filter", "flag-filter", "known-filter"].map(chosen);
+    const [floor, text] = [Number(find("floor").value), find("search").value.trim().toLowerCase()];
+    shown = [...grid.children].filter(
+      (card) =>
+        passes.grade(card, byGrade) &&
+        passes.flag(card, byFlag) &&
+        passes.known(card, byKnown) &&
+        passes.floor(card, floor) &&
+        passes.search(card, text),
+    );
+    cards.forEach(showGrade);
     find("floor-text").textContent = Number(floor.toPrecision(2));
     find("nothing").hidden = shown.length > 0;
     showProgress();
     select(shown.includes(wanted) ? wanted : (shown[0] ?? null));
   }
 
+  // --- pages of the list ----------------------------------------------------------------------
+
+  const pageOf = (card) => Math.max(0, Math.floor(shown.indexOf(card) / PER_PAGE));
+
+  function showPage(page) {
+    const visible = new Set(shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE));
+    cards.forEach((card) => (card.hidden = !visible.has(card)));
+    const last = Math.max(0, Math.ceil(shown.length / PER_PAGE) - 1);
+    find("pages").hidden = last === 0;
+    find("page-text").textContent = `Page ${page + 1} of ${last + 1}`;
+    find("page-back").disabled = page === 0;
+    find("page-on").disabled = page === last;
+  }
+
+  function turn(step) {
+    const first = (pageOf(current) + step) * PER_PAGE;
+    if (first >= 0 && first < shown.length) select(shown[first]);
+  }
+
   function showGrade(card) {
     const given = gradeOf(card);
     card.dataset.grade = given ?? "";
     card.querySelector(".badge").textContent = given === "reject" ? "✕" : (given ?? "");
-    const probability = card.querySelector(".probability").textContent;
-    card.setAttribute("aria-label", `Candidate ${card.dataset.rank}, probability ${probability}, ${given ?? "ungraded"}`);
+    card.setAttribute("aria-label", `Candidate ${number(card)}, ${given ?? "ungraded"}`);
   }
 
   const counts = () => {
@@ -179,6 +215,7 @@
       current.tabIndex = -1;
     }
     current = card;
+    showPage(pageOf(card));
     document.body.classList.toggle("empty", !card);
     find("where").textContent = card ? `${shown.indexOf(card) + 1} of ${shown.length}` : "";
     showLarge(card);
@@ -203,9 +240,9 @@
   const move = (step) => shown.length && select(neighbour(step));
 
   function columns() {
-    const top = shown[0]?.offsetTop;
-    const firstOfNext = shown.findIndex((card) => card.offsetTop > top);
-    return firstOfNext < 0 ? shown.length : firstOfNext;
+    const page = shown.filter((card) => !card.hidden);
+    const firstOfNext = page.findIndex((card) => card.offsetTop > page[0].offsetTop);
+    return firstOfNext < 0 ? page.length : firstOfNext;
   }
 
   function nextUngraded() {
@@ -308,6 +345,7 @@
     root.setProperty("--rendering", find("pixels").checked ? "pixelated" : "auto");
     const inverted = find("invert").checked ? " invert(1) hue-rotate(180deg)" : ""; // red dust stays red
     root.setProperty("--filter", `brightness(${find("brightness").value})${inverted}`);
+    document.body.classList.toggle("blind", find("blind").checked);
   }
 
   function resize(step) {
@@ -323,6 +361,7 @@
   function showAll() {
     document.querySelectorAll("input[value='all']").forEach((input) => (input.checked = true));
     find("floor").value = 0;
+    find("search").value = "";
     refresh(current);
   }
 
@@ -337,6 +376,10 @@
     home: () => move(-shown.length),
     end: () => move(shown.length),
     n: nextUngraded,
+    pageup: () => turn(-1),
+    pagedown: () => turn(1),
+    h: () => toggle("blind"),
+    "/": () => find("search").focus(),
     "+": () => resize(STEP_SIZE),
     "=": () => resize(STEP_SIZE),
     "-": () => resize(-STEP_SIZE),
@@ -350,7 +393,7 @@
   function onKey(event) {
     const key = event.key.toLowerCase();
     const within = (selector) => event.target.closest?.(selector);
-    if (within("dialog, input[type=text]")) return;
+    if (within("dialog, input[type=text], select")) return;
     if (MOVES.includes(key) && within("input")) return; // sliders and choices need their arrows
     if ((event.ctrlKey || event.metaKey) && key === "z" && !event.shiftKey) {
       event.preventDefault();
@@ -377,9 +420,17 @@
     const isControl = event.target.matches("input[type=radio], input[type=range], input[type=checkbox]");
     if (event.detail && isControl) current?.focus({ preventScroll: true }); // a mouse gives the arrows back
   });
-  find("sort").addEventListener("change", sort);
-  ["grade-filter", "flag-filter", "floor"].forEach((id) => find(id).addEventListener("input", () => refresh(current)));
-  ["size", "brightness", "pixels", "invert"].forEach((id) => find(id).addEventListener("input", display));
+  find("sort").addEventListener("change", () => {
+    sort();
+    current?.focus({ preventScroll: true }); // the letters are grades again
+  });
+  find("search").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === "Escape") current?.focus({ preventScroll: true });
+  });
+  find("page-back").addEventListener("click", () => turn(-1));
+  find("page-on").addEventListener("click", () => turn(1));
+  ["grade-filter", "flag-filter", "known-filter", "floor", "search"].forEach((id) => find(id).addEventListener("input", () => refresh(current)));
+  ["size", "brightness", "pixels", "invert", "blind"].forEach((id) => find(id).addEventListener("input", display));
   find("reverse").addEventListener("click", (event) => {
     const button = event.currentTarget;
     button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
@@ -413,5 +464,6 @@
 
   find("grader").value = state.grader;
   display();
-  refresh(cards.find((card) => !gradeOf(card)) ?? cards[0]);
+  sort();
+  select([...grid.children].find((card) => !gradeOf(card)) ?? grid.children[0] ?? null);
 })();

@@ -6,28 +6,53 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
+import numpy as np
 import pyarrow as pa
 from astropy.coordinates import Angle
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from galray.core.schema import CUTOUT_FLAGS
+from galray.core.schema import CUTOUT_FLAGS, uniform_of
+from galray.scan.candidates import flag_names
 
 _PAGES = Environment(
     loader=PackageLoader("galray", "scan"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
 _PNG_SIGNATURE = b"\x89PNG"
-_ALADIN_FIELD_DEG = 0.03
+_MIXED_STREAM = 2  # of `schema.uniform_of`
+_LINKS = {"Legacy Survey": "viewer_url", "SDSS": "sdss_url", "Aladin": "aladin_url"}
+
+# What the page can be sorted by: columns of the candidates, and an order that knows nothing of them.
+SORTS = {
+    "score": "Score",
+    "mixed": "Mixed",
+    "early_type": "Early type",
+    "magnitude": "Magnitude",
+    "radius_arcsec": "Radius",
+    "known_separation": "Known distance",
+    "ra": "RA",
+    "dec": "Dec",
+    "tile": "Tile",
+    "galaxy_id": "ID",
+}
 
 
-def page(candidates: pa.Table, *, title: str, run_id: str, facts: Mapping[str, str] | None = None) -> str:
+def page(
+    candidates: pa.Table,
+    *,
+    title: str,
+    run_id: str,
+    facts: Mapping[str, str] | None = None,
+    match_radius_arcsec: float = 3.0,
+) -> str:
     """Render the page on which candidates are looked at and graded.
 
     Parameters
     ----------
     candidates : pyarrow.Table
-        `galray.core.schema.CANDIDATE_SCHEMA`; its cutouts are embedded as they are.
+        `galray.core.schema.CANDIDATE_SCHEMA`; its cutouts are embedded as they are. Sources of the
+        random arm stand among the others and look like them; where there are any, the page opens
+        blind: in an order that knows nothing of the scores, and with the scores hidden.
     title : str
         The page's heading.
     run_id : str
@@ -35,6 +60,8 @@ def page(candidates: pa.Table, *, title: str, run_id: str, facts: Mapping[str, s
         scan are never shown on another.
     facts : mapping of str to str, optional
         What else the reader should know (survey, model, threshold), shown below the heading.
+    match_radius_arcsec : float
+        Candidates this near to a known object carry a badge.
 
     Returns
     -------
@@ -45,11 +72,15 @@ def page(candidates: pa.Table, *, title: str, run_id: str, facts: Mapping[str, s
         with the columns of `galray.core.schema.GRADE_SCHEMA`.
     """
     style, script = _source("page.css"), _source("page.js")
+    cards = [_card(row, match_radius_arcsec) for row in candidates.to_pylist()]
+    cards.sort(key=lambda card: -card["score"])
     return _PAGES.get_template("page.html.j2").render(
         title=title,
         run_id=run_id,
         facts=dict(facts or {}),
-        cards=[_card(row) for row in candidates.to_pylist()],
+        cards=cards,
+        sorts={name: text for name, text in SORTS.items() if any(card["keys"][name] != "" for card in cards)},
+        blind=any(card["random_arm"] for card in cards),
         highest=max(candidates["probability"].to_pylist(), default=1.0),
         flag_names=list(CUTOUT_FLAGS),
         style=style,
@@ -69,16 +100,19 @@ def _hash(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
 
 
-def _card(row: Mapping[str, Any]) -> dict[str, Any]:
+def _card(row: Mapping[str, Any], match_radius_arcsec: float) -> dict[str, Any]:
     """Return what the template shows of one candidate; its id as text, which JavaScript keeps exact."""
-    has_position = row["viewer_url"] is not None
+    separation = row["known_separation"]
+    mixed = uniform_of(np.array([row["galaxy_id"]]), _MIXED_STREAM)[0]
     return {
         **row,
         "galaxy_id": str(row["galaxy_id"]),
-        "flags": [name for name, bit in CUTOUT_FLAGS.items() if row["flags"] & bit],
+        "flags": flag_names(row["flags"]),
         "image": None if row["image"] is None else _data_uri(row["image"]),
-        "sexagesimal": _sexagesimal(row["ra"], row["dec"]) if has_position else None,
-        "links": _links(row) if has_position else {},
+        "keys": {name: "" if row.get(name) is None else str(row[name]) for name in SORTS} | {"mixed": mixed},
+        "is_known": separation is not None and separation <= match_radius_arcsec,
+        "sexagesimal": _sexagesimal(row["ra"], row["dec"]) if row["viewer_url"] else None,
+        "links": {name: row[column] for name, column in _LINKS.items() if row[column]},
     }
 
 
@@ -91,15 +125,3 @@ def _sexagesimal(ra_deg: float, dec_deg: float) -> str:
     ra = Angle(ra_deg, "deg").to_string("hourangle", sep=":", precision=2, pad=True)
     dec = Angle(dec_deg, "deg").to_string("deg", sep=":", precision=1, pad=True, alwayssign=True)
     return f"{ra} {dec}"
-
-
-def _links(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sky viewers at the candidate's position, by name."""
-    ra, dec = f"{row['ra']:.6f}", f"{row['dec']:.6f}"
-    sdss = urlencode({"ra": ra, "dec": dec, "scale": 0.2, "opt": "G"})
-    aladin = urlencode({"target": f"{ra} {dec}", "fov": _ALADIN_FIELD_DEG})
-    return {
-        "Legacy Survey": row["viewer_url"],
-        "SDSS": f"https://skyserver.sdss.org/dr18/VisualTools/navi?{sdss}",
-        "Aladin": f"https://aladin.cds.unistra.fr/AladinLite/?{aladin}",
-    }

@@ -10,19 +10,23 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from astropy.wcs.utils import proj_plane_pixel_scales
 
-from galray.core.errors import ImageRejected, InputError, StorageDenied, StorageError, StorageUnreachable
-from galray.core.storage import Location
+from galray.core.errors import ImageRejected
 from galray.data.images import Rendering, decode_rgb, lupton_rgb, resize
 from galray.data.sources import climbs_out
-from galray.data.tables import as_floats, as_ids, as_text
-from galray.data.tiles import Cutouts, Tile, cut, open_tile
+from galray.data.tables import as_text
+from galray.data.tile_files import Footprints, TileFiles
+from galray.data.tiles import Cutouts, Tile, cut
+from galray.scan.columns import SOURCE_SCHEMA, sources_table
 
-CATALOGUE_COLUMNS = ("galaxy_id", "ra", "dec", "tile")
 GALAXY_COLUMNS = ("galaxy_id", "ra", "dec", "image", "provenance")
+_LARGEST_CUTOUT_PX = 2048
 
 
 def scanned_schema(size_px: int) -> pa.Schema:
@@ -30,9 +34,8 @@ def scanned_schema(size_px: int) -> pa.Schema:
 
     ``pixels`` holds an image a cell, uint8 (size_px, size_px, 3); zeros where ``reason`` is set.
     """
-    numbers = [("galaxy_id", pa.int64()), ("ra", pa.float64()), ("dec", pa.float64()), ("flags", pa.int32())]
-    texts = [(name, pa.string()) for name in ("tile", "id_text", "item", "reason", "detail")]
-    return pa.schema([*numbers, *texts, ("pixels", pa.binary(size_px * size_px * 3))])
+    fields = [(field.name, field.type) for field in SOURCE_SCHEMA]
+    return pa.schema([*fields, ("flags", pa.int32()), ("pixels", pa.binary(size_px * size_px * 3))])
 
 
 class Scanned:
@@ -40,25 +43,22 @@ class Scanned:
 
     Parameters
     ----------
-    block : pyarrow.Table
-        ``galaxy_id``, ``ra``, ``dec``.
-    tile : sequence of str or None, length n
-        Where each image is taken from.
+    sources : pyarrow.Table
+        `galray.scan.columns.SOURCE_SCHEMA`; rows with a ``reason`` are set aside already.
     size_px : int
         Side of the images.
     """
 
-    def __init__(self, block: pa.Table, tile: Sequence[str | None], size_px: int) -> None:
-        self.galaxy_id, trusted = as_ids(block["galaxy_id"])
-        self.ra_deg, self.dec_deg = (as_floats(block[name])[0] for name in ("ra", "dec"))
-        self.tile = tile
-        self._id_text = as_text(block["galaxy_id"]).to_pylist()
-        self._pixels = np.zeros((len(block), size_px, size_px, 3), np.uint8)
-        self._flags = np.zeros(len(block), np.int32)
-        self._reason: list[str | None] = [None] * len(block)
-        self._detail: list[str | None] = [None] * len(block)
-        for row in np.flatnonzero(~trusted).tolist():
-            self.reject([row], "bad_id", f"the id is {self._id_text[row]!r}")
+    def __init__(self, sources: pa.Table, size_px: int) -> None:
+        self._sources = sources
+        self.ra_deg, self.dec_deg, self.radius_arcsec = (
+            pc.fill_null(sources[name], np.nan).to_numpy() for name in ("ra", "dec", "radius_arcsec")
+        )
+        self.tile: list[str | None] = sources["tile"].to_pylist()
+        self._pixels = np.zeros((len(sources), size_px, size_px, 3), np.uint8)
+        self._flags = np.zeros(len(sources), np.int32)
+        self._reason: list[str | None] = sources["reason"].to_pylist()
+        self._detail: list[str | None] = sources["detail"].to_pylist()
 
     def accept(self, row: int, rgb: np.ndarray, flags: int = 0) -> None:
         """Take an image, uint8 (H, W, 3), resampled to the block's size."""
@@ -77,16 +77,12 @@ class Scanned:
 
     def table(self) -> pa.Table:
         """Return the block with `scanned_schema`'s columns."""
-        columns = {
-            "galaxy_id": self.galaxy_id,
-            "ra": pa.array(self.ra_deg, from_pandas=True),
-            "dec": pa.array(self.dec_deg, from_pandas=True),
-            "flags": self._flags,
-            "tile": self.tile,
-            "id_text": self._id_text,
-            "item": self.tile,
+        columns = {name: self._sources[name] for name in SOURCE_SCHEMA.names}
+        columns |= {
+            "item": self._sources["tile"],
             "reason": self._reason,
             "detail": self._detail,
+            "flags": self._flags,
             "pixels": _cells(self._pixels),
         }
         return pa.table(columns, schema=scanned_schema(self._pixels.shape[1]))
@@ -107,34 +103,64 @@ def _cells(pixels: np.ndarray) -> pa.Array:
 
 
 @dataclass(frozen=True)
+class AssignTiles:
+    """Find the tile of each source by the sky that tiles cover.
+
+    Attributes
+    ----------
+    footprints : Footprints
+    """
+
+    footprints: Footprints
+
+    def __call__(self, sources: pa.Table) -> pa.Table:
+        ra_deg, dec_deg = (pc.fill_null(sources[name], np.nan).to_numpy() for name in ("ra", "dec"))
+        lost = sources["reason"].is_valid().to_numpy() | ~_on_the_sky(ra_deg, dec_deg)
+        owners = self.footprints.owners(np.where(lost, np.nan, ra_deg), np.where(lost, np.nan, dec_deg))
+        outside = (owners == None) & ~lost  # noqa: E711 (an array's elements)
+        detail = f"its position lies on none of {len(self.footprints)} tiles"
+        columns = {name: sources[name] for name in SOURCE_SCHEMA.names}
+        columns |= {
+            "tile": owners,
+            "reason": _where(outside, "outside_tile", sources["reason"]),
+            "detail": _where(outside, detail, sources["detail"]),
+        }
+        return sources_table(columns, len(sources))
+
+
+def _where(rows: np.ndarray, text: str, otherwise: pa.ChunkedArray) -> pa.ChunkedArray:
+    chosen: Any = pc.if_else(pa.array(rows), text, otherwise)  # pyright: ignore[reportAttributeAccessIssue]
+    return chosen
+
+
+@dataclass(frozen=True)
 class CutSources:
     """Cut and colour the sources of a block of catalogue rows; cheap to send to workers.
 
     Attributes
     ----------
-    tiles : Location
-        The folder of the tiles.
-    suffix : str
-        Follows a tile's name in its file's.
+    tiles : TileFiles
     cutout_px : int
         Side of the cutouts, in the tiles' own pixels.
+    cutout_radii : float
+        Side of the cutouts as a multiple of the source's radius; 0 cuts `cutout_px`.
     size_px : int
         Side of the images made of them.
     rendering : Rendering
     """
 
-    tiles: Location
-    suffix: str
+    tiles: TileFiles
     cutout_px: int
+    cutout_radii: float
     size_px: int
     rendering: Rendering
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        sources = Scanned(block, as_text(block["tile"]).to_pylist(), self.size_px)
+        sources = Scanned(block, self.size_px)
         self._reject_misplaced(sources)
         for name, rows in _by_tile(sources):
             try:
-                tile = _open(self.tiles, f"{name}{self.suffix}")
+                tile = _open(self.tiles, name)
             except ImageRejected as rejection:
                 sources.reject(rows, rejection.reason, rejection.detail)
                 continue
@@ -144,18 +170,36 @@ class CutSources:
     def _reject_misplaced(self, sources: Scanned) -> None:
         for row in sources.waiting:
             ra, dec, tile = sources.ra_deg[row], sources.dec_deg[row], sources.tile[row]
-            if not (np.isfinite(ra) and abs(ra) <= 360 and abs(dec) <= 90):
+            if not _on_the_sky(ra, dec):
                 sources.reject([row], "bad_position", f"ra {ra}, dec {dec}")
             elif not tile:
                 sources.reject([row], "missing_image", "the row names no tile")
             elif climbs_out(tile):
                 sources.reject([row], "unsafe_path", f"the tile is called {tile!r}")
+            elif self.cutout_radii and not sources.radius_arcsec[row] > 0:
+                sources.reject([row], "missing_radius", f"the radius is {sources.radius_arcsec[row]} arcsec")
 
     def _cut(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> None:
-        cutouts: Cutouts = cut(tile, sources.ra_deg[rows], sources.dec_deg[rows], self.cutout_px)
-        for row, gri, flags in zip(rows, cutouts.gri, cutouts.flags, strict=True):
-            sources.accept(row, lupton_rgb(gri, self.rendering), flags)
-        sources.reject(rows[~cutouts.inside], "outside_tile", f"no pixel of it lies on {tile.name}")
+        sides_px = self._sides_px(sources, rows, tile)
+        for side_px in np.unique(sides_px):
+            alike = rows[sides_px == side_px]
+            cutouts: Cutouts = cut(tile, sources.ra_deg[alike], sources.dec_deg[alike], int(side_px))
+            for row, gri, flags in zip(alike, cutouts.gri, cutouts.flags, strict=True):
+                sources.accept(row, lupton_rgb(gri, self.rendering), flags)
+            outside = alike[~cutouts.inside]
+            sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
+
+    def _sides_px(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> np.ndarray:
+        if not self.cutout_radii:
+            return np.full(len(rows), self.cutout_px)
+        arcsec_per_px = 3600 * proj_plane_pixel_scales(tile.wcs).mean()
+        sides_px = np.rint(self.cutout_radii * sources.radius_arcsec[rows] / arcsec_per_px)
+        return np.clip(sides_px, 2, _LARGEST_CUTOUT_PX).astype(int)
+
+
+def _on_the_sky(ra_deg: Any, dec_deg: Any) -> Any:
+    """Say which positions are on the sky; false for what is missing."""
+    return (abs(ra_deg) <= 360) & (abs(dec_deg) <= 90)
 
 
 def _by_tile(sources: Scanned) -> Iterator[tuple[str, np.ndarray]]:
@@ -167,21 +211,8 @@ def _by_tile(sources: Scanned) -> Iterator[tuple[str, np.ndarray]]:
 
 
 @lru_cache(maxsize=1)  # catalogues go tile by tile: the next batch most often needs the same one
-def _open(tiles: Location, name: str) -> Tile:
-    """Open a tile, or say why its sources must be set aside; a store that is out of reach is no reason."""
-    place = tiles / name
-    try:
-        data = place.read_bytes()
-    except InputError as error:
-        raise ImageRejected("missing_image", str(error)) from error
-    except (StorageUnreachable, StorageDenied):
-        raise
-    except StorageError as error:
-        raise ImageRejected("unreadable_file", str(error)) from error
-    try:
-        return open_tile(data, name)
-    except InputError as error:
-        raise ImageRejected("unreadable_file", str(error)) from error
+def _open(tiles: TileFiles, name: str) -> Tile:
+    return tiles.open(name)
 
 
 @dataclass(frozen=True)
@@ -197,8 +228,10 @@ class DecodeGalaxies:
     size_px: int
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        origin = [json.loads(text).get("image") for text in block["provenance"].to_pylist()]
-        galaxies = Scanned(block, origin, self.size_px)
+        columns = {name: block[name] for name in ("galaxy_id", "ra", "dec")}
+        columns["id_text"] = as_text(block["galaxy_id"])
+        columns["tile"] = [json.loads(text).get("image") for text in block["provenance"].to_pylist()]
+        galaxies = Scanned(sources_table(columns, len(block)), self.size_px)
         for row in galaxies.waiting:
             try:
                 galaxies.accept(row, decode_rgb(block["image"][row].as_py()))

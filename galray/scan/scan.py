@@ -2,40 +2,37 @@
 
 The catalogue streams; a block of its rows is the unit of work. One task reads the block's tiles, cuts
 and colours its sources, scores them and writes them as one shard, so that pixels never leave the
-process. What cannot be cut or decoded becomes a reject: rows in = scores + rejects.
+process. What cannot be cut or decoded becomes a reject: rows in = scores + rejects + not selected.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset
-import ray
-from pyarrow import fs
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from ray.data import Dataset
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
-from galray.core.errors import ConfigError, InputError, MissingColumnError, PublishError, nearest
-from galray.core.manifest import Manifest, local_folder, publish, standing
+from galray.core.errors import PublishError
+from galray.core.manifest import Manifest, Publication, local_folder, publish, standing
 from galray.core.schema import SCORE_SCHEMA
-from galray.core.shards import read_shards, rejects_told, shard_paths, write_shards
+from galray.core.shards import REJECTS, read_shards, rejects_told, write_shards
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
-from galray.data.images import Rendering
-from galray.scan.candidates import select, tables
-from galray.scan.page import page
-from galray.scan.pixels import CATALOGUE_COLUMNS, GALAXY_COLUMNS, CutSources, DecodeGalaxies
+from galray.data.expressions import Expression
+from galray.data.images import BANDS, Rendering
+from galray.data.tile_files import TileFiles
+from galray.scan.aim import Aim, decide
+from galray.scan.catalogue import read_sources
+from galray.scan.columns import Columns
+from galray.scan.handover import HandOver
+from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies
 from galray.scan.scoring import Score, score_in_task
-
-_LARGEST_TRACKED_PAGE_BYTES = 20 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +40,17 @@ class ScanConfig(JobConfig):
     """Which survey to scan, with which classifier, and what makes a candidate."""
 
     catalogue: str = "{root}/survey/catalogue"
-    """Parquet file or folder with galaxy_id, ra, dec, tile; best ordered by tile."""
+    """Parquet (a file, a folder or HATS), FITS, CSV or VOTable; best ordered by tile."""
+    columns: Columns = field(default_factory=Columns)
+    """What the catalogue calls its columns; those of SDSS, the Legacy Survey and GZ2 are known."""
+    select: str = ""
+    """Rows to scan, as in "type != 'PSF' and flux_r > 10"; no pixel of the others is read."""
     tiles: str = "{root}/survey/tiles"
-    """Folder or s3:// prefix of the tiles that the catalogue names."""
-    tile_suffix: str = ".fits"
-    """What follows a tile's name in its file's: .fits, .fits.gz, .fits.fz."""
+    """Folder or s3:// prefix of the tiles."""
+    tile_files: str = "{tile}.fits"
+    """A tile's file, or '{tile}-{band}.fits' for one file a band; .gz, .bz2 and .fz as well."""
+    bands: tuple[str, str, str] = BANDS
+    """What the tiles call g, r and i; one band may stand for several."""
     galaxies: str = ""
     """Instead of catalogue and tiles: published galaxy shards, cutouts already made."""
     classifier: str = "{root}/classifier"
@@ -55,18 +58,28 @@ class ScanConfig(JobConfig):
     candidates: str = "{root}/candidates"
     target: str = ""
     """The rare target that is looked for; empty takes the one the classifier was tuned for."""
-    threshold: float | None = None
-    """Lowest score of a candidate; left out, the classifier's own."""
+    aim: Aim = field(default_factory=Aim)
+    """What makes a candidate; left out, the classifier's own threshold."""
     survey_prevalence: float | None = None
-    """Expected share of targets in the survey; corrects the candidates' probabilities."""
+    """Expected share of targets in the survey: corrects probabilities, and predicts what is found."""
     max_candidates: int = 2000
     """Keep at most so many of the best."""
+    random_share: float = 0.0
+    """Share of all sources to grade whatever they score; makes completeness measurable."""
     keep_image_score: float | None = None
     """Keep the cutouts of sources that score at least this; left out, of the candidates."""
+    known: str = ""
+    """Table of known objects to cross-match with: any catalogue, or rows of plain text."""
+    known_columns: Columns = field(default_factory=Columns)
+    """What it calls its columns; plain text has col1, col2, ... The id may be a name."""
+    match_radius_arcsec: float = 3.0
+    """A source this near to a known object is taken to be it."""
     rendering: Rendering = field(default_factory=Rendering)
     """How flux becomes colour; must be what the training images had."""
     cutout_px: int = 0
     """Side of the cutouts before they are resampled for the classifier; 0 takes its size."""
+    cutout_radii: float = 0.0
+    """Scale the cutouts to so many of each source's radii instead; GZ2 showed 8.48 Petrosian ones."""
     batch_size: int = 128
     """Images that the classifier takes at once."""
     rows_per_task: int = 1024
@@ -80,21 +93,33 @@ class ScanConfig(JobConfig):
         for name in ("max_candidates", "batch_size", "rows_per_task"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} is {value}; give at least 1.")
-        for name in ("cutout_px", "gpus"):
+        for name in ("cutout_px", "cutout_radii", "gpus"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')} cannot be negative.")
-        for name in ("threshold", "keep_image_score"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')} {value} is not in [0, 1].")
-        prevalence = self.survey_prevalence
+        floor, prevalence = self.keep_image_score, self.survey_prevalence
+        require(floor is None or 0 <= floor <= 1, f"--keep-image-score {floor} is not in [0, 1].")
+        require(0 <= self.random_share < 1, f"--random-share {self.random_share} is not in [0, 1).")
+        require(self.match_radius_arcsec > 0, "--match-radius-arcsec must be positive.")
         require(
             prevalence is None or 0 < prevalence < 1, f"--survey-prevalence {prevalence} is not in (0, 1)."
         )
+        require(not (self.cutout_px and self.cutout_radii), "Give --cutout-px or --cutout-radii, not both.")
         require(
-            self.threshold is None
-            or self.keep_image_score is None
-            or self.keep_image_score <= self.threshold,
-            "--keep-image-score above --threshold leaves candidates without their cutouts. Lower it.",
+            not (self.galaxies and self.select),
+            "--select chooses rows of a --catalogue, before pixels are read; --galaxies are cutouts already.",
         )
+        require(
+            self.aim.purity is None or prevalence is not None,
+            "--aim.purity depends on how rare the target is: state the --survey-prevalence.",
+        )
+        require(
+            self.aim.threshold is None or floor is None or floor <= self.aim.threshold,
+            "--keep-image-score above --aim.threshold leaves candidates without their cutouts. Lower it.",
+        )
+        self.selection()
+
+    def selection(self) -> Expression | None:
+        """Return which rows are scanned; None for all."""
+        return Expression(self.select) if self.select else None
 
 
 def scan(config: ScanConfig) -> Manifest:
@@ -144,7 +169,14 @@ class _Survey:
         manifest = Manifest.read(classifier, "classifier")
         with local_folder(classifier, "classifier") as folder:
             settings = network.load(folder).config
-        decision = decide(config, Decision.read(classifier), settings)
+        decision = decide(
+            config.aim,
+            config.target,
+            config.survey_prevalence,
+            Decision.read(classifier),
+            settings,
+            classifier,
+        )
         return cls(config, classifier, manifest, settings, decision)
 
     @property
@@ -162,11 +194,11 @@ class _Survey:
             rows = read_shards(config.location(config.galaxies), "galaxies", columns=GALAXY_COLUMNS)
             images = DecodeGalaxies(size_px)
         else:
-            rows = read_sources(config.location(config.catalogue))
-            tiles = config.location(config.tiles)
-            images = CutSources(
-                tiles, config.tile_suffix, config.cutout_px or size_px, size_px, config.rendering
-            )
+            tiles = TileFiles(config.location(config.tiles), config.tile_files, config.bands)
+            catalogue = config.location(config.catalogue)
+            rows = read_sources(catalogue, config.columns, config.selection(), tiles)
+            cutout_px = config.cutout_px or size_px
+            images = CutSources(tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
         blocks = rows.repartition(target_num_rows_per_block=config.rows_per_task)
         return blocks.map_batches(images.__call__, batch_size=config.batch_size, batch_format="pyarrow")
 
@@ -177,11 +209,15 @@ class _Survey:
         with publish(output, "scores", config.resolved(), self.parents) as publication:
             scored = self._scored(sources)
             write_shards(scored, publication, SCORE_SCHEMA, rows_per_shard=config.rows_per_task)
-            publication.lineage |= {"target": self.decision.target}
+            count_not_selected(publication)
+            publication.lineage |= {"target": self.decision.target, "random_share": config.random_share}
             rate = publication.counts["rows_in"] / (time.monotonic() - started_s)
             run.metrics({**publication.counts, "sources_per_s": rate})
         counts = publication.counts
-        told = f"{counts['rows_in']} sources, {counts['rows_out']} scored, {rejects_told(counts)}"
+        told = (
+            f"{counts['rows_in']} sources, {counts['not_selected']} not selected, "
+            f"{counts['rows_out']} scored, {rejects_told(counts)}"
+        )
         say(f"scan: {told}, {rate:.0f} sources/s -> {output.uri}")
         return Manifest.read(output)
 
@@ -189,7 +225,8 @@ class _Survey:
         """Score in the tasks that cut, or in actors that hold a GPU each."""
         config, floor = self.config, self.config.keep_image_score
         keep_image_score = self.decision.threshold if floor is None else floor
-        arguments = (self.classifier, self.decision.target, keep_image_score, config.bfloat16)
+        share = config.random_share
+        arguments = (self.classifier, self.decision.target, keep_image_score, share, config.bfloat16)
         if not config.gpus:
             return sources.map_batches(
                 score_in_task, fn_args=arguments, batch_size=config.batch_size, batch_format="pyarrow"
@@ -205,123 +242,51 @@ class _Survey:
 
     def check_scored_by(self, scored: Manifest, output: Location) -> None:
         """Refuse to go on with scores of another classifier or target."""
-        same = scored.parents == self.parents and scored.lineage.get("target") == self.decision.target
-        if not same:
+        asked = {"target": self.decision.target, "random_share": self.config.random_share}
+        if scored.parents != self.parents or scored.lineage != asked:
             raise PublishError(
-                f"{output.uri} holds scores of another classifier, target or survey. "
+                f"{output.uri} holds scores of another classifier, target, survey or random share. "
                 "Give another --output, or delete it to scan again."
             )
 
     def hand_over(self, output: Location, scored: Manifest, place: Location, run: Run) -> Manifest:
-        """Publish the best sources as tables and as a page to grade them on."""
-        best, above = best_scores(output, self.decision.threshold, self.config.max_candidates)
-        chosen = select(
-            best,
-            threshold=self.decision.threshold,
-            count=self.config.max_candidates,
-            train_prevalence=self.decision.train_prevalence,
-            survey_prevalence=self.config.survey_prevalence,
-        )
-        html = page(
-            chosen,
-            title=f"{self.decision.target.replace('_', ' ').capitalize()} candidates",
-            run_id=scored.fingerprint,
-            facts=self._facts(scored, above),
-        )
-        with publish(
-            place, "candidates", self.config.resolved(), {output.uri: scored.fingerprint}
-        ) as publication:
-            for extension, data in tables(chosen).items():
-                publication.write(f"candidates.{extension}", data, len(chosen))
-            publication.write("index.html", html)
-            publication.lineage |= asdict(self.decision)
-            publication.counts |= {"candidates": len(chosen), "above_threshold": above}
-        run.metrics(publication.counts)
-        if len(html) < _LARGEST_TRACKED_PAGE_BYTES:
-            run.text(html, "candidates.html")
-        left_out = f", the best of {above} above the threshold" if above > len(chosen) else ""
-        say(f"scan: {len(chosen)} candidates{left_out}; grade them on {place.uri}/index.html")
-        return Manifest.read(place)
-
-    def _facts(self, scored: Manifest, above: int) -> Mapping[str, str]:
-        survey = self.config.galaxies or self.config.catalogue
-        return {
-            "survey": self.config.location(survey).uri,
-            "sources": f"{scored.counts['rows_out']:,}",
-            "above threshold": f"{above:,}",
-            "threshold": f"{self.decision.threshold:.4g}",
-            "classifier": self.manifest.fingerprint,
-        }
+        """Publish the best sources as tables, as a page to grade them on, and as a report."""
+        config = self.config
+        return HandOver(
+            scores=output,
+            scored=scored,
+            classifier=self.classifier,
+            model_id=self.manifest.fingerprint,
+            decision=self.decision,
+            count=config.aim.number or config.max_candidates,
+            survey=config.location(config.galaxies or config.catalogue).uri,
+            survey_prevalence=config.survey_prevalence,
+            known=config.location(config.known) if config.known else None,
+            known_columns=config.known_columns,
+            match_radius_arcsec=config.match_radius_arcsec,
+        ).publish(place, config.resolved(), run)
 
 
-def decide(config: ScanConfig, tuned: Decision, settings: network.ClassifierConfig) -> Decision:
-    """Return what is looked for: the classifier's own decision, or what the options say instead.
-
-    Raises
-    ------
-    ConfigError
-        For a target that the classifier does not know, or one that it has no threshold for.
-    """
-    target = config.target or tuned.target
-    names = settings.target_names
-    if target not in names:
-        raise ConfigError(
-            f"The classifier knows no target {target!r}{nearest(target, names)}; it has {', '.join(names)}."
-        )
-    if target == tuned.target:
-        threshold = tuned.threshold if config.threshold is None else config.threshold
-        return Decision(target, threshold, tuned.train_prevalence)
-    if config.threshold is None or not settings.prevalence:
-        raise ConfigError(f"The classifier was tuned for {tuned.target!r}; {target!r} needs a --threshold.")
-    return Decision(target, config.threshold, settings.prevalence[names.index(target)])
-
-
-def read_sources(location: Location) -> Dataset:
-    """Stream a catalogue's ids, positions and tiles.
-
-    Raises
-    ------
-    MissingColumnError, InputError
-        Before any work is done.
-    """
-    if location.kind() == fs.FileType.NotFound:
-        raise InputError(f"{location.uri} does not exist. Check --catalogue.")
-    try:
-        rows = ray.data.read_parquet(location.path, filesystem=location.filesystem)
-        schema = rows.schema()
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise InputError(f"{location.uri} is no Parquet catalogue: {error}. Check --catalogue.") from error
-    found = schema.names if schema else []
-    missing = [name for name in CATALOGUE_COLUMNS if name not in found]
-    if missing:
-        raise MissingColumnError(location.uri, missing, found)
-    return rows.select_columns(list(CATALOGUE_COLUMNS))
-
-
-def best_scores(scores: Location, threshold: float, count: int) -> tuple[pa.Table, int]:
-    """Read the best sources back from a scan, and no others.
-
-    Returns
-    -------
-    best : pyarrow.Table
-        `galray.core.schema.SCORE_SCHEMA`; those at or above the threshold, but at most `count`, and
-        any that score the same as the last of them.
-    above : int
-        How many are at or above the threshold.
-    """
-    paths = shard_paths(scores, "scores")
-    shards = pyarrow.dataset.dataset(paths, SCORE_SCHEMA, format="parquet", filesystem=scores.filesystem)
-    floor = np.float32(threshold)
-    high = shards.to_table(columns=["score"], filter=pc.field("score") >= floor)["score"].to_numpy()
-    if len(high) > count:
-        floor = np.partition(high, -count)[-count]
-    return shards.to_table(filter=pc.field("score") >= floor), len(high)
+def count_not_selected(publication: Publication) -> None:
+    """Count the rows that the selection left out, which come as one reject a block, apart from rejects."""
+    rejected = [file for file in publication.files if file.path.startswith(f"{REJECTS}/")]
+    left_out = blocks = 0
+    for file in rejected:
+        place = f"{publication.location.path}/{file.path}"
+        rows = pq.read_table(place, columns=["reason", "detail"], filesystem=publication.location.filesystem)
+        numbers = rows.filter(pads.field("reason") == "not_selected")["detail"].to_pylist()
+        left_out, blocks = left_out + sum(map(int, numbers)), blocks + len(numbers)
+    counts = publication.counts
+    counts.pop("rejects.not_selected", None)
+    counts["not_selected"] = left_out
+    counts["rejects"] -= blocks
+    counts["rows_in"] += left_out - blocks
 
 
 PRESETS = {
     "laptop": Preset("the survey of this pipeline", ScanConfig()),
     "debug": Preset(
         "small units of work, and the best dozen whatever they score: a debug classifier knows nothing",
-        ScanConfig(batch_size=32, rows_per_task=128, threshold=0.0, max_candidates=12),
+        ScanConfig(batch_size=32, rows_per_task=128, aim=Aim(number=12)),
     ),
 }

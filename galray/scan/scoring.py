@@ -11,13 +11,14 @@ import torch
 
 from galray.classifier import network
 from galray.core.manifest import local_folder
-from galray.core.schema import SCORE_SCHEMA
+from galray.core.schema import SCORE_SCHEMA, uniform_of
 from galray.core.storage import Location
 from galray.data.images import encode_jpeg
 from galray.scan.pixels import images_of
 
 EARLY_TYPES = ("completely_round_smooth", "in_between_smooth")
-_SCORED = {name: SCORE_SCHEMA.field(name).type for name in ("score", "early_type", "image")}
+RANDOM_ARM_STREAM = 1  # of `schema.uniform_of`; its numbers know nothing of the splits
+_SCORED = {name: SCORE_SCHEMA.field(name).type for name in ("score", "early_type", "random_arm", "image")}
 
 
 class Score:
@@ -30,12 +31,21 @@ class Score:
     target : str
         Whose probability is the score.
     keep_image_score : float
-        From this score on, the image is kept, as JPEG.
+        From this score on, the image is kept, as JPEG; that of the random arm always.
+    random_share : float
+        Share of the sources that are drawn for the random arm, by a hash of their ids.
     bfloat16 : bool
         See `galray.classifier.network.predict`.
     """
 
-    def __init__(self, classifier: Location, target: str, keep_image_score: float, bfloat16: bool) -> None:
+    def __init__(
+        self,
+        classifier: Location,
+        target: str,
+        keep_image_score: float,
+        random_share: float,
+        bfloat16: bool,
+    ) -> None:
         torch.set_num_threads(1)  # Ray runs as many tasks as there are cores
         with local_folder(classifier, "classifier") as folder:
             self._model = network.load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -43,13 +53,15 @@ class Score:
         self._target = settings.target_names.index(target)
         self._early = [i for i, name in enumerate(settings.class_names) if name in EARLY_TYPES]
         self._keep_image_score = keep_image_score
+        self._random_share = random_share
         self._bfloat16 = bfloat16
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Put ``score``, ``early_type`` and ``image`` in the place of ``pixels``; rejects get none."""
         good = np.flatnonzero(block["reason"].is_null().to_numpy())
         columns: dict[str, list[Any]] = {name: [None] * len(block) for name in _SCORED}
-        for row, scored in zip(good, self._score(images_of(block)[good]), strict=True):
+        ids = block["galaxy_id"].fill_null(0).to_numpy()[good]  # nulls would make it floats, and round
+        for row, scored in zip(good, self._score(images_of(block)[good], ids), strict=True):
             for name, value in zip(_SCORED, scored, strict=True):
                 columns[name][row] = value
         block = block.drop_columns("pixels")
@@ -57,15 +69,16 @@ class Score:
             block = block.append_column(name, pa.array(values, _SCORED[name]))
         return block
 
-    def _score(self, images: np.ndarray) -> list[tuple[float, float, bytes | None]]:
-        """Return score, probability of an early type and kept image of each, uint8 (n, H, W, 3)."""
+    def _score(self, images: np.ndarray, ids: np.ndarray) -> list[tuple[float, float, bool, bytes | None]]:
+        """Return what is scored of each image, uint8 (n, H, W, 3), in the order of `_SCORED`."""
         if not len(images):
             return []
         said = network.predict(self._model, images, bfloat16=self._bfloat16)
         scores, early = said.targets[:, self._target], said.morphology[:, self._early].sum(axis=1)
-        kept = scores >= np.float32(self._keep_image_score)
+        drawn = uniform_of(ids, RANDOM_ARM_STREAM) < self._random_share
+        kept = drawn | (scores >= np.float32(self._keep_image_score))
         jpegs = [encode_jpeg(rgb) if keep else None for rgb, keep in zip(images, kept, strict=True)]
-        return list(zip(scores.tolist(), early.tolist(), jpegs, strict=True))
+        return list(zip(scores.tolist(), early.tolist(), drawn.tolist(), jpegs, strict=True))
 
 
 def score_in_task(block: pa.Table, *arguments: Any) -> pa.Table:

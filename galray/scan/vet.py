@@ -11,11 +11,16 @@ import pyarrow.parquet as pq
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.manifest import Manifest, local_folder, publish, standing, write_parquet
+from galray.core.schema import GRADES
 from galray.core.shards import REJECTS, SHARDS, count_rows
 from galray.core.storage import Location
 from galray.core.tracking import track
+from galray.scan.agreement import cohen_kappas, completeness, fleiss_kappa, purity_by_rank
 from galray.scan.candidates import tables
+from galray.scan.document import Document, Section
 from galray.scan.vetting import labelled_galaxies, merge, purity, read_grades
+
+_SEED = 0  # of the bootstrap: the same report every time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +72,16 @@ def vet(config: VetConfig) -> Manifest:
         graded, manifest.lineage["target"], survey=config.survey, source=config.source
     )
     parents = {candidates.uri: manifest.fingerprint}
+    report = vet_report(graded, manifest.counts["sources"], candidates.uri)
     with track("vet", config) as run:
         if not done:
-            done = _publish_graded(config, parents, graded, strangers, len(grades))
+            done = _publish_graded(config, parents, graded, strangers, len(grades), report)
         if not taught:
             taught = _publish_galaxies(config, parents, galaxies, fates)
         share = purity(graded)
         run.metrics({**done.counts, **fates, "purity": share.value, "purity_low": share.low})
-    say(f"vet: {done.counts['graded']} of {len(graded)} candidates graded; purity {share} -> {output.uri}")
+    told = f"{done.counts['graded']} of {len(graded)} sources graded; purity of the list {share}"
+    say(f"vet: {told} -> {output.uri}/report.html")
     say(f"vet: {len(galaxies)} labelled galaxies ({_listed(fates)}) -> {place.uri}")
     return done
 
@@ -93,14 +100,85 @@ def read_candidates(location: Location) -> pa.Table:
         return pq.read_table(folder / "candidates.parquet")
 
 
+def vet_report(graded: pa.Table, n_sources: int, where: str) -> Document:
+    """Write out what the grades tell.
+
+    Parameters
+    ----------
+    graded : pyarrow.Table
+        `galray.scan.vetting.GRADED_SCHEMA`.
+    n_sources : int
+        Sources that the survey scored.
+    where : str
+        The candidates, for people.
+    """
+    return Document(
+        title="Graded candidates",
+        about=f"Grades of {where}: A and B confirm, C is unclear.",
+        sections=[
+            _grades_section(graded),
+            _purity_section(graded),
+            _completeness_section(graded, n_sources),
+            _agreement_section(graded),
+        ],
+        note="Shares carry 95% Wilson score intervals and their counts; kappas 95% bootstrap intervals.",
+    )
+
+
+def _grades_section(graded: pa.Table) -> Section:
+    grades = graded["grade"].to_pylist()
+    rows = [[grade or "ungraded", str(grades.count(grade))] for grade in (*GRADES, None)]
+    return Section("Grades", "The graders' majority; ties go to the worse.", rows)
+
+
+def _purity_section(graded: pa.Table) -> Section:
+    text = f"Confirmed among the graded candidates: {purity(graded)}."
+    rows = [[f"{first} to {last}", str(rate)] for first, last, rate in purity_by_rank(graded)]
+    return Section("Purity by rank", text, [["rank", "confirmed"], *rows], has_header=True)
+
+
+def _completeness_section(graded: pa.Table, n_sources: int) -> Section:
+    heading, measured = "Completeness", completeness(graded, n_sources)
+    if measured is None:
+        text = "Cannot be told: no source outside the list is graded. Scan with --random-share, and grade."
+        return Section(heading, text)
+    share, missed = measured
+    return Section(
+        heading,
+        f"The list holds {share} of the survey's true ones: outside it, {missed} of the graded random arm "
+        f"are confirmed, of {n_sources:,} sources in all.",
+    )
+
+
+def _agreement_section(graded: pa.Table) -> Section:
+    kappa, count = fleiss_kappa(graded, seed=_SEED)
+    if not count:
+        return Section("Agreement", "One grader alone: give the files of several to see how far they agree.")
+    text = f"Fleiss' kappa over {count} sources of two graders or more: {kappa}."
+    rows = [
+        [" and ".join(pair), str(both), str(value)]
+        for pair, (value, both) in cohen_kappas(graded, seed=_SEED).items()
+    ]
+    return Section(
+        "Agreement", text, [["graders", "graded by both", "Cohen's kappa"], *rows], has_header=True
+    )
+
+
 def _publish_graded(
-    config: VetConfig, parents: dict[str, str], graded: pa.Table, strangers: pa.Table, n_grades: int
+    config: VetConfig,
+    parents: dict[str, str],
+    graded: pa.Table,
+    strangers: pa.Table,
+    n_grades: int,
+    report: Document,
 ) -> Manifest:
     """Publish the graded catalogue, and the grades that belong to no candidate as rejects."""
     output = config.location(config.output)
     with publish(output, "vetted", config.resolved(), parents) as publication:
         for extension, data in tables(graded).items():
             publication.write(f"graded.{extension}", data, len(graded))
+        for name, data in report.files("report").items():
+            publication.write(name, data)
         if len(strangers):
             publication.add(write_parquet(output, f"{REJECTS}/part-00000.parquet", strangers))
         publication.counts |= {

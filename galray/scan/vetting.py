@@ -123,8 +123,8 @@ def consensus(grades: Iterable[str]) -> str | None:
 
 
 def purity(graded: pa.Table) -> Rate:
-    """Return the share of A and B among the graded candidates, with its Wilson score interval."""
-    grades = graded["grade"].drop_null().to_pylist()
+    """Return the share of A and B among the graded candidates; the random arm alone is none of them."""
+    grades = graded.filter(graded["rank"].is_valid())["grade"].drop_null().to_pylist()
     return Rate(sum(grade in CONFIRMED for grade in grades), len(grades))
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from galray.core.schema import GRADE_SCHEMA, SCORE_SCHEMA
 from galray.scan.candidates import select
+from galray.scan.known import KnownObjects
 from galray.scan.page import page
 from galray.scan.vetting import merge, purity, read_grades
 
@@ -64,6 +65,13 @@ class Page:
     def text(self, selector: str) -> str:
         return self.driver.find_element(By.CSS_SELECTOR, selector).get_property("textContent")
 
+    def sort_by(self, key: str) -> None:
+        self.click(f"#sort option[value={key}]")
+
+    def search(self, text: str) -> None:
+        field = self.driver.find_element(By.ID, "search")
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, text, Keys.ENTER)
+
     def enter_name(self, name: str) -> None:
         field = self.driver.find_element(By.ID, "grader")
         field.send_keys(Keys.CONTROL, "a", Keys.NULL, name, Keys.ENTER)
@@ -89,7 +97,7 @@ class Page:
         return list(self.downloads.glob("*.csv"))
 
 
-def candidate_table(n: int, tile: str = "tile.fits") -> pa.Table:
+def candidate_table(n: int, tile: str = "tile.fits", *, random_arm: bool = False) -> pa.Table:
     rows = {
         "galaxy_id": FIRST_ID + np.arange(n),
         "ra": (37.0 * np.arange(n)) % 360,
@@ -98,10 +106,16 @@ def candidate_table(n: int, tile: str = "tile.fits") -> pa.Table:
         "score": np.linspace(0.99, 0.6, n, dtype=np.float32),
         "early_type": np.full(n, 0.5, dtype=np.float32),
         "flags": (np.arange(n) % 4 == 3).astype(np.int32),
+        "radius_arcsec": np.full(n, 4.5, dtype=np.float32),
+        "magnitude": pa.array([17.0 - i if i else None for i in range(n)], pa.float32()),
+        "random_arm": np.full(n, random_arm) & (np.arange(n) % 3 == 2),
         "image": [_jpeg(i) for i in range(n)],
     }
     scores = pa.table(rows, schema=SCORE_SCHEMA)
-    return select(scores, threshold=0.5, count=None, train_prevalence=0.5, survey_prevalence=None)
+    dec_of_known = np.array([scores["dec"][1].as_py() if n > 1 else 80.0, 89.0])
+    known = KnownObjects(("NGC 4370", "far away"), np.array([37.0, 0.0]), dec_of_known)
+    options = {"train_prevalence": 0.5, "survey_prevalence": None, "known": known}
+    return select(scores, threshold=0.5, count=None, **options)
 
 
 def _jpeg(i: int) -> bytes:
@@ -183,12 +197,22 @@ def test_typing_a_name_grades_nothing(show):
 def test_sort_and_filter(show):
     browser = show(candidate_table(12))
     by_ra = sorted(range(12), key=lambda i: (37 * i) % 360)
-    browser.click("#sort label:nth-of-type(3)")
+    browser.sort_by("ra")
     assert browser.visible_ids() == by_ra
     browser.click("#reverse")
     assert browser.visible_ids() == by_ra[::-1]
     browser.click("#reverse")
-    browser.click("#sort label:nth-of-type(1)")
+    browser.sort_by("magnitude")
+    assert browser.visible_ids() == [*range(11, 0, -1), 0]  # brightest first, what is missing last
+    browser.sort_by("score")
+    browser.click("#known-filter label:nth-of-type(2)")
+    assert browser.visible_ids() == [1]
+    assert browser.text(".card:not([hidden]) .known") == "known"
+    browser.click("#known-filter label:nth-of-type(1)")
+    for text, expected in (("4370", [1]), (str(FIRST_ID + 7), [7]), ("no such", [])):
+        browser.search(text)
+        assert browser.visible_ids() == expected
+    browser.search("")
     browser.click("#flag-filter label:nth-of-type(3)")
     assert browser.visible_ids() == [3, 7, 11]
     browser.click("#flag-filter label:nth-of-type(1)")
@@ -202,6 +226,40 @@ def test_sort_and_filter(show):
     )
     scores = candidate_table(12)["score"].to_pylist()
     assert browser.visible_ids() == [i for i in range(12) if scores[i] >= 0.8 and i not in browser.grades()]
+
+
+def test_a_page_with_a_random_arm_opens_blind_and_mixed(show):
+    browser = show(candidate_table(30, random_arm=True))
+    mixed = browser.visible_ids()
+    assert sorted(mixed) == list(range(30))
+    assert mixed != list(range(30))
+    scored = browser.driver.find_elements(By.CSS_SELECTOR, ".scored, .number")
+    assert scored
+    assert not any(element.is_displayed() for element in scored)
+    assert "random" not in browser.text("#grid").lower()
+    browser.press("a", "h")
+    assert browser.grades() == {mixed[0]: "A"}
+    assert browser.driver.find_element(By.CSS_SELECTOR, ".probability").is_displayed()
+    browser.sort_by("score")
+    assert browser.visible_ids() == list(range(30))
+
+
+def test_thousands_are_paged(show):
+    browser = show(candidate_table(1234))
+    assert browser.text("#page-text") == "Page 1 of 7"
+    assert browser.visible_ids() == list(range(200))
+    browser.press(Keys.PAGE_DOWN)
+    assert browser.visible_ids() == list(range(200, 400))
+    browser.press(Keys.ARROW_LEFT)
+    assert browser.text("#where") == "200 of 1234"
+    assert browser.visible_ids() == list(range(200))
+    browser.press("b")
+    assert browser.text("#where") == "201 of 1234"
+    browser.press(Keys.END)
+    assert browser.text("#page-text") == "Page 7 of 7"
+    browser.click("#grade-filter label:nth-of-type(4)")
+    assert browser.visible_ids() == [199]
+    assert not browser.driver.find_element(By.ID, "pages").is_displayed()
 
 
 def test_grades_exported_elsewhere_are_imported_to_go_on(show):

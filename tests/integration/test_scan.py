@@ -29,6 +29,8 @@ from galray.core.storage import open_location
 from galray.data.images import Rendering, encode_jpeg, lupton_rgb
 from galray.data.mock import MockConfig, render_tile
 from galray.data.tiles import cut, open_tile
+from galray.scan.aim import Aim
+from galray.scan.columns import Columns
 from galray.scan.scan import ScanConfig, scan
 from galray.scan.vet import VetConfig, vet
 
@@ -79,8 +81,13 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), folder / "model")
     decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
-    with publish(open_location(str(folder / "classifier")), "classifier") as publication:
+    rng = np.random.default_rng(0)
+    predictions = {"truth": rng.integers(0, 2, 200), "score": rng.uniform(0, 1, 200).astype(np.float32)}
+    table = pa.table({"split": ["validation"] * 200, **predictions})
+    location = open_location(str(folder / "classifier"))
+    with publish(location, "classifier") as publication:
         publication.add_folder(folder / "model")
+        publication.add(write_parquet(location, "predictions.parquet", table))
         publication.write("decision.json", json.dumps(decision))
     return str(folder / "classifier")
 
@@ -186,6 +193,7 @@ def test_damage_is_set_aside_with_its_reason_and_the_rest_is_scored(survey, clas
     per_tile = [sum(row["tile"] == name for row in rows) for name in names]
     assert counts == {
         "rows_in": len(rows),
+        "not_selected": 0,
         "rows_out": len(good) - 4,
         "rejects": len(rows) - len(good) + 4,
         "rejects.unreadable_file": per_tile[1],
@@ -237,9 +245,8 @@ def test_a_finished_scan_is_never_overwritten(scanned, survey, classifier):
 def test_new_candidates_from_the_scores_that_stand(scanned, survey, classifier, tmp_path):
     median = float(np.median(list(scores_of(scanned).values())))
     written = (scanned / "scan/manifest.json").stat().st_mtime_ns
-    again = config_of(
-        scanned, survey, classifier, resume=True, threshold=median, candidates=str(tmp_path / "fewer")
-    )
+    options = {"aim": Aim(threshold=median), "candidates": str(tmp_path / "fewer")}
+    again = config_of(scanned, survey, classifier, resume=True, **options)
     manifest = scan(again)
     expected = sum(np.float32(score) >= np.float32(median) for score in scores_of(scanned).values())
     assert manifest.counts["candidates"] == manifest.counts["above_threshold"] == expected
@@ -284,7 +291,72 @@ def test_only_the_best_become_candidates(survey, classifier, tmp_path):
     scores = scores_of(tmp_path)
     table = pq.read_table(tmp_path / "candidates/candidates.parquet")
     assert table["galaxy_id"].to_pylist() == sorted(scores, key=lambda i: (-scores[i], i))[:5]
-    assert manifest.counts == {"candidates": 5, "above_threshold": len(scores)}
+    counts = {"candidates": 5, "above_threshold": len(scores), "random_arm": 0, "sources": len(scores)}
+    assert manifest.counts == counts
+
+
+def written_as(name: str, table: pa.Table, folder: Path) -> str:
+    """Write a catalogue without its tiles' names, as another survey's archive would."""
+    plain = Table({n: table[n].to_numpy() for n in ("galaxy_id", "ra", "dec")}, names=["OBJID", "RA", "DEC"])
+    plain["TYPE"] = np.where(np.arange(len(plain)) % 4 == 0, "PSF", "DEV")
+    path = folder / name
+    if name == "hats":
+        pixels = [path / f"dataset/Norder=0/Dir=0/Npix={i}.parquet" for i in range(2)]
+        thumbnail = path / "dataset/data_thumbnail.parquet"
+        arrow = pa.table({n: plain[n].tolist() for n in plain.colnames})
+        pixels[0].parent.mkdir(parents=True)
+        pq.write_table(arrow.slice(0, 20), pixels[0])
+        pq.write_table(arrow.slice(20), pixels[1])
+        pq.write_table(arrow.slice(0, 5), thumbnail)
+    else:
+        plain.write(path, format={"csv": "ascii.csv", "vot": "votable"}.get(name.split(".")[1], "fits"))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.vot", "t.csv", "hats"])
+def test_catalogues_of_other_archives(scanned, survey, classifier, tmp_path, name):
+    """Without tiles' names, with other columns, and some rows not wanted: the same scores."""
+    catalogue = written_as(name, catalogue_of(survey), tmp_path)
+    scan(config_of(tmp_path, survey, classifier, catalogue=catalogue, select="type != 'PSF'"))
+    ids = catalogue_of(survey)["galaxy_id"].to_pylist()
+    wanted = {galaxy_id for i, galaxy_id in enumerate(ids) if i % 4}
+    counts = Manifest.read(open_location(str(tmp_path / "scan")), "scores").counts
+    assert counts == {
+        "rows_in": len(ids),
+        "rows_out": len(wanted),
+        "rejects": 0,
+        "not_selected": len(ids) - len(wanted),
+    }
+    expected = {galaxy_id: score for galaxy_id, score in scores_of(scanned).items() if galaxy_id in wanted}
+    assert scores_of(tmp_path) == pytest.approx(expected, abs=1e-5)
+
+
+def test_known_objects_a_random_arm_and_a_report(scanned, survey, classifier, tmp_path):
+    rows = catalogue_of(survey).slice(0, 3)
+    known = tmp_path / "known.txt"
+    lines = [f"NGC{i} {row['ra']} {row['dec'] + 1 / 3600}" for i, row in enumerate(rows.to_pylist())]
+    known.write_text("\n".join(["---", *lines, "NGC9 10.0 80.0"]))
+    columns = Columns(galaxy_id="col1", ra="col2", dec="col3")
+    options = {"known": str(known), "known_columns": columns, "random_share": 0.3, "survey_prevalence": 0.01}
+    manifest = scan(config_of(tmp_path, survey, classifier, aim=Aim(number=4), **options))
+    table = pq.read_table(tmp_path / "candidates/candidates.parquet")
+    scores = scores_of(tmp_path)
+    assert scores == pytest.approx(scores_of(scanned), abs=1e-5)
+    assert table["rank"].to_pylist()[:4] == [1, 2, 3, 4]
+    assert table["image"].null_count == 0
+    drawn = {row["galaxy_id"] for row in rows_of(tmp_path) if row["random_arm"]}
+    best = sorted(scores, key=lambda i: (-scores[i], i))[:4]
+    assert set(table["galaxy_id"].to_pylist()) == drawn | set(best)
+    assert manifest.counts["random_arm"] == len(drawn) > 4
+    assert manifest.lineage["threshold"] == pytest.approx(scores[best[-1]])
+    report = (tmp_path / "candidates/report.md").read_text()
+    assert "Of 4 known objects 3 lie within 3 arcsec of a scored source" in report
+    assert "true ones among them" in report
+    given = {i: "A" if i in best else "reject" for i in drawn | set(best)}
+    grades = grades_csv(tmp_path / "ada.csv", "Ada", given)
+    vet(VetConfig(root=str(tmp_path), source="mock", survey="mock", grades=(grades,)))
+    assert "Completeness" in (tmp_path / "vetted/report.md").read_text()
+    assert "The list holds 1.000" in (tmp_path / "vetted/report.md").read_text()
 
 
 def galaxies_in(folder: Path) -> dict[int, np.ndarray]:

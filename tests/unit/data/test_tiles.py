@@ -13,10 +13,12 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import center_of_mass, map_coordinates
 
 from galray.core.errors import InputError
-from galray.data.tiles import BAD_PIXELS, EDGE, cut, open_tile
+from galray.core.storage import open_location
+from galray.data.tile_files import Footprints, TileFiles
+from galray.data.tiles import BAD_PIXELS, EDGE, cut, grid_of, open_bands, open_tile
 
 REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits"
 needs_real_data = pytest.mark.skipif(
@@ -47,6 +49,13 @@ def written(*planes, names=("G", "R", "I"), klass=fits.ImageHDU):
     hdus = [klass(p.astype(np.float32), header, name=n) for p, n in zip(planes, names, strict=True)]
     buffer = BytesIO()
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(buffer)
+    return buffer.getvalue()
+
+
+def banded(plane, wcs=tan_wcs):
+    """A file of one band."""
+    buffer = BytesIO()
+    fits.PrimaryHDU(plane.astype(np.float32), wcs().to_header() if wcs else None).writeto(buffer)
     return buffer.getvalue()
 
 
@@ -141,15 +150,17 @@ def test_hostile_and_broken_files_are_refused_before_pixels_are_read():
         "safe to read|truncated": bomb.tostring().encode(),
         "truncated|too early": good[: len(good) // 2],
         "cannot be read": b"<html>not found</html>" * 200,
-        "Stack the bands": written(np.ones((9, 9)), np.ones((9, 9)), names=("G", "R")),
+        "stack the bands": written(np.ones((9, 9)), np.ones((9, 9)), names=("G", "R")),
     }
     for message, data in cases.items():
         with pytest.raises(InputError, match=message):
             open_tile(data, "broken.fits")
     with pytest.raises(InputError, match="safe to read"):
         open_tile(good, "huge.fits", max_pixels=3 * SIDE * SIDE - 1)
-    with pytest.raises(InputError, match="shapes"):
-        open_tile(written(np.ones((9, 9)), np.ones((9, 8)), np.ones((9, 9))), "uneven.fits")
+    with pytest.raises(InputError, match="no celestial WCS to lay it onto"):
+        open_bands(
+            [banded(np.ones((9, 9))), banded(np.ones((9, 8)), None), banded(np.ones((9, 9)))], "uneven"
+        )
 
 
 def test_a_tile_without_a_sky_is_refused():
@@ -157,6 +168,91 @@ def test_a_tile_without_a_sky_is_refused():
     fits.PrimaryHDU(np.ones((3, 9, 9), np.float32)).writeto(buffer)
     with pytest.raises(InputError, match="no celestial WCS"):
         open_tile(buffer.getvalue(), "nowhere.fits")
+
+
+def shifted_wcs():
+    """Another grid over the same sky: turned, scaled, and centred elsewhere."""
+    wcs = tan_wcs(rotation_deg=-14.0)
+    wcs.wcs.crpix = [105.0, 93.5]
+    wcs.wcs.cd *= 0.9
+    return wcs
+
+
+def test_bands_on_other_grids_fall_on_the_first_to_a_tenth_of_a_pixel(field):
+    x_px, y_px, ra, dec, _ = field
+    there = shifted_wcs().all_world2pix(ra, dec, 0)
+    other = np.vstack([stars(*there, sigma_px=1.6 / 0.9), np.full((40, SIDE), 0.0)])
+    tile = open_bands([banded(stars(x_px, y_px)), banded(other, shifted_wcs), banded(stars(x_px, y_px))], "t")
+    covered = np.isfinite(tile.data[1])
+    assert 0.7 < covered.mean() < 1
+    np.testing.assert_allclose(tile.data[1][covered], tile.data[0][covered], atol=0.01)
+    cutouts = cut(tile, ra, dec, 9)
+    for k in np.flatnonzero(cutouts.flags == 0):
+        apart = np.subtract(center_of_mass(cutouts.gri[k, 1]), center_of_mass(cutouts.gri[k, 0]))
+        assert np.abs(apart).max() < 0.1
+    assert (cutouts.flags == 0).sum() >= 4
+
+
+def test_a_bad_pixel_of_a_resampled_band_stays_bad():
+    holed = np.ones((SIDE, SIDE))
+    holed[100, 100] = np.nan
+    tile = open_bands(
+        [banded(np.ones((SIDE, SIDE))), banded(holed, shifted_wcs), banded(np.ones((SIDE, SIDE)))], "t"
+    )
+    ra, dec = shifted_wcs().all_pix2world([100.0], [100.0], 0)
+    x, y = (int(v[0]) for v in np.rint(tile.wcs.all_world2pix(ra, dec, 0)))
+    assert np.isnan(tile.data[1, y, x])
+    assert np.isfinite(tile.data[1, y - 4 : y - 2, x - 4 : x - 2]).all()
+
+
+def test_bands_of_a_file_that_calls_them_otherwise():
+    plane = stars([100.0], [100.0])
+    shuffled = written(3 * plane, plane, 2 * plane, names=("Z", "G", "R"))
+    tile = open_tile(shuffled, "t", bands=("g", "r", "z"))
+    np.testing.assert_allclose(tile.data[:, 100, 100], [1, 2, 3])
+
+
+def test_the_grid_is_read_from_the_header_alone():
+    data = written(*np.ones((3, SIDE, SIDE + 10)))
+    for source in (data, gzip.compress(data)):
+        wcs, shape = grid_of(source, "t")
+        assert shape == (SIDE, SIDE + 10)
+        np.testing.assert_allclose(wcs.wcs.crval, tan_wcs().wcs.crval)
+    with pytest.raises(InputError, match="no celestial WCS"):
+        grid_of(banded(np.ones((9, 9)), None), "t")
+
+
+@needs_real_data
+def test_real_bands_of_ngc_6976_in_three_files():
+    """Their headers all say g: the files' names decide."""
+    files = TileFiles(
+        open_location(str(REAL_FITS / "sdss_ngc6976_reprojected_gri")), "{tile}_{band}.fits.bz2"
+    )
+    assert list(files.names()) == ["reprojected_sdss"]
+    tile, footprint = files.open("reprojected_sdss"), files.footprint("reprojected_sdss")
+    assert tile.data.shape == (3, *footprint.shape) == (3, 496, 682)
+    for plane, band in zip(tile.data, "gri", strict=True):
+        path = REAL_FITS / f"sdss_ngc6976_reprojected_gri/reprojected_sdss_{band}.fits.bz2"
+        np.testing.assert_array_equal(plane, np.asarray(fits.getdata(path), np.float32))
+    positions = SkyCoord([313.1041, 313.14], [-5.7711, -5.75], unit="deg")
+    cutouts = cut(tile, positions.ra.deg, positions.dec.deg, 41)
+    assert cutouts.inside.any()
+    for k in np.flatnonzero(cutouts.inside):
+        _assert_as_cutout2d(tile, cutouts.gri[k], positions[k])
+
+
+def _assert_as_cutout2d(tile, gri, position):
+    """Compare with astropy's cutout, interpolated to the same fraction of a pixel."""
+    side = gri.shape[-1]
+    for plane, ours in zip(tile.data, gri, strict=True):
+        reference = Cutout2D(plane, position, side + 12, wcs=tile.wcs, mode="partial", fill_value=np.nan)
+        x_px, y_px = reference.wcs.world_to_pixel(position)
+        at = np.arange(side) - (side - 1) / 2
+        grid = np.meshgrid(y_px + at, x_px + at, indexing="ij")
+        filled = np.nan_to_num(reference.data)
+        expected = map_coordinates(filled, grid, order=3)
+        known = map_coordinates(np.isnan(reference.data).astype(float), grid, order=1) == 0
+        np.testing.assert_allclose(ours[known], expected[known], atol=0.02 * np.nanmax(np.abs(filled)))
 
 
 @needs_real_data
@@ -171,18 +267,24 @@ def test_real_decals_cutouts_open_flag_or_fail():
 
 
 @needs_real_data
-def test_real_sdss_sources_lie_where_the_catalogue_says():
+def test_every_real_sdss_source_is_cut_where_astropy_cuts_it():
+    """All 981 sources of the frame: inside it, and within a tenth of a pixel of astropy's cutout."""
     folder = REAL_FITS / "sdss_003900-6-0269_photoObj_uframe"
-    opened: Any = fits.getdata(folder / "frame-u-003900-6-0269.fits.bz2", header=True)
-    plane, header = opened
-    cube = fits.PrimaryHDU(np.stack([plane] * 3), header)
-    buffer = BytesIO()
-    cube.writeto(buffer)
+    files = TileFiles(open_location(str(folder)), "frame-{band}-{tile}.fits.bz2", ("u", "u", "u"))
+    tile = files.open("003900-6-0269")
     rows: Any = fits.getdata(folder / "photoObj-003900-6-0269.fits", 1)
-    bright = (rows["psfflux"][:, 0] > 60) & (rows["nchild"] == 0) & (rows["objc_type"] == 6)
-    ra, dec = rows["ra"][bright], rows["dec"][bright]
-    cutouts = cut(open_tile(buffer.getvalue(), "frame-u"), ra, dec, 11)
-    assert bright.sum() >= 3
+    owners = Footprints([files.footprint(name) for name in files.names()]).owners(rows["ra"], rows["dec"])
+    assert owners.tolist() == ["003900-6-0269"] * 981
+    cutouts = cut(tile, rows["ra"], rows["dec"], 21)
     assert cutouts.inside.all()
-    offsets = [np.subtract(center_of_mass(np.clip(c[0], 0.3, None) - 0.3), 5) for c in cutouts.gri]
-    assert np.abs(np.median(offsets, axis=0)).max() < 0.3
+    x_px, y_px = tile.wcs.all_world2pix(rows["ra"], rows["dec"], 0)
+    height, width = tile.data.shape[1:]
+    near_edge = (np.minimum(x_px, width - 1 - x_px) < 9) | (np.minimum(y_px, height - 1 - y_px) < 9)
+    assert ((cutouts.flags & EDGE) > 0)[near_edge].all()
+    bright = np.flatnonzero((rows["psfflux"][:, 0] > 60) & (rows["nchild"] == 0) & (cutouts.flags == 0))
+    assert len(bright) >= 5
+    for k in bright:
+        _assert_as_cutout2d(tile, cutouts.gri[k], SkyCoord(rows["ra"][k], rows["dec"][k], unit="deg"))
+    is_star = bright[rows["objc_type"][bright] == 6]
+    offsets = [center_of_mass(np.clip(cutouts.gri[k, 0, 5:16, 5:16], 0.3, None) - 0.3) for k in is_star]
+    assert np.abs(np.median(offsets, axis=0) - 5).max() < 0.3  # the star catalogue is in r, the frame in u

@@ -31,6 +31,9 @@ def score_row(i: int, score: float, **changes: Any) -> dict[str, Any]:
         "score": score,
         "early_type": 0.5,
         "flags": 0,
+        "radius_arcsec": 4.5,
+        "magnitude": 16.25,
+        "random_arm": False,
         "image": jpeg(),
     }
     return row | changes

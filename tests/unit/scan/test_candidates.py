@@ -9,6 +9,7 @@ from astropy.table import Table
 from galray.core.errors import ConfigError
 from galray.core.schema import CANDIDATE_SCHEMA, SCORE_SCHEMA
 from galray.scan.candidates import select, tables, viewer_url
+from galray.scan.known import KnownObjects
 
 FIRST_ID = 587722981736906879
 READERS = {
@@ -73,6 +74,29 @@ def test_probability_without_a_survey_prevalence_is_the_score(scored):
 def test_select_refuses_impossible_options(scored, changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         ranked(scored((0, 0.9, {})), **changes)
+
+
+def test_the_random_arm_follows_without_ranks(scored):
+    drawn = {"random_arm": True}
+    rows = scored((0, 0.9, {}), (1, 0.8, drawn), (2, 0.1, drawn), (3, 0.2, {}), (4, 0.3, drawn))
+    table = ranked(rows, count=1)
+    assert ids(table) == [0, 1, 4, 2]
+    assert table["rank"].to_pylist() == [1, None, None, None]
+    assert ranked(rows)["rank"].to_pylist() == [1, 2, None, None]
+    assert ranked(rows)["random_arm"].to_pylist() == [False, True, True, True]
+
+
+def test_known_objects_flags_and_origin_stand_in_the_table(scored):
+    known = KnownObjects(("far", "near"), np.array([10.0, 150.0]), np.array([0.0, 2.0 + 1 / 3600]))
+    table = ranked(
+        scored((0, 0.9, {"flags": 3}), (1, 0.8, {"ra": None})), known=known, model_id="model", run_id="run"
+    )
+    assert table["known_object"].to_pylist() == ["near", None]
+    assert table["known_separation"].to_pylist() == [pytest.approx(1.0), None]
+    assert table["flag_names"].to_pylist() == ["edge bad_pixels", ""]
+    assert table.select(["model_id", "run_id"]).to_pylist()[0] == {"model_id": "model", "run_id": "run"}
+    assert "target=150.000000+2.000000" in table["aladin_url"][0].as_py()
+    assert table["sdss_url"].to_pylist()[1] is None
 
 
 def test_viewer_url_points_at_the_position_or_is_null(candidates):

@@ -37,7 +37,7 @@ def test_page_shows_every_candidate_with_its_id_as_text(candidates):
     cards = [a for a in Elements(render(candidates)).named("li") if a.get("class") == "card"]
     assert [a["data-id"] for a in cards] == [str(i) for i in candidates["galaxy_id"].to_pylist()]
     assert cards[0]["data-flags"] == "edge bad_pixels"
-    assert cards[1]["data-ra"] == ""
+    assert cards[1]["data-key-ra"] == ""
 
 
 def test_page_asks_the_network_for_nothing(candidates):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from galray.core.schema import CUTOUT_FLAGS, REJECT_REASONS
 from galray.core.storage import Location, open_location
 from galray.data.images import Rendering, encode_png, lupton_rgb
 from galray.data.mock import MockConfig, MockTile, render_tile
+from galray.data.tile_files import Footprints, TileFiles
 from galray.data.tiles import cut, open_tile
-from galray.scan.pixels import CutSources, DecodeGalaxies, images_of
+from galray.scan.columns import Columns, ReadColumns
+from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, images_of
 
 SIZE_PX = 32
 GOOD = "good"
+REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits/gz_decals"
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +52,11 @@ def catalogue(tile: MockTile, /, **columns: object) -> pa.Table:
     table = plain.append_column("tile", pa.array([GOOD] * len(plain)))
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
-    return table
+    return ReadColumns(Columns().found_in(table.column_names, "the catalogue"), None)(table)
 
 
 def cutter(tiles: Location, cutout_px: int = SIZE_PX) -> CutSources:
-    return CutSources(tiles, ".fits", cutout_px, SIZE_PX, Rendering())
+    return CutSources(TileFiles(tiles), cutout_px, 0.0, SIZE_PX, Rendering())
 
 
 def test_cut_sources_are_the_cutouts_made_by_hand(tiles, tile, tile_bytes):
@@ -117,6 +121,32 @@ def test_sources_at_the_edge_are_flagged(tiles, tile):
     assert cutter(tiles)(block)["flags"].to_pylist() == [0, CUTOUT_FLAGS["edge"]]
 
 
+def test_cutouts_scaled_to_the_radius(tiles, tile):
+    """A source's image shows so many of its radii, resampled; without a radius it is set aside."""
+    count = len(tile.catalogue)
+    block = catalogue(tile)
+    radii = pa.array([6.336] * (count - 2) + [None, 0.0], pa.float32())
+    block = block.set_column(block.schema.get_field_index("radius_arcsec"), "radius_arcsec", radii)
+    scaled = CutSources(TileFiles(tiles), 0, 4.0, SIZE_PX, Rendering())(block)
+    by_hand = cutter(tiles, cutout_px=64)(block)  # 4 x 6.336 arcsec of 0.396 each
+    np.testing.assert_array_equal(images_of(scaled)[: count - 2], images_of(by_hand)[: count - 2])
+    assert scaled["reason"].to_pylist()[-2:] == ["missing_radius"] * 2
+
+
+def test_tiles_are_found_by_their_sky(tiles, tile):
+    files = TileFiles(tiles)
+    assign = AssignTiles(Footprints([files.footprint(GOOD)]))
+    dec = tile.catalogue["dec"].to_pylist()
+    dec[0], dec[1], dec[2] = 40.0, None, 95.0
+    nameless = pa.array([None] * len(dec), pa.string())
+    block = assign(catalogue(tile, tile=nameless, dec=dec))
+    assert block["tile"].to_pylist() == [None, None, None, *[GOOD] * (len(dec) - 3)]
+    assert block["reason"].to_pylist() == ["outside_tile", *[None] * (len(dec) - 1)]
+    cut_out = cutter(tiles)(block)
+    assert cut_out["reason"].to_pylist()[:3] == ["outside_tile", "bad_position", "bad_position"]
+    assert cut_out["reason"].null_count == len(dec) - 3
+
+
 def test_a_store_out_of_reach_is_no_reason_to_reject(tile, monkeypatch):
     def unreachable(self: Location) -> bytes:
         raise StorageUnreachable(self.uri)
@@ -169,3 +199,27 @@ def test_galaxies_are_decoded_and_damaged_ones_rejected():
     assert decoded["tile"].to_pylist() == ["0.png", "1.png", "2.png"]
     assert decoded["ra"].to_pylist() == [1.0, None, 3.0]
     np.testing.assert_array_equal(images_of(decoded)[[0, 2]], rgb[[0, 2]])
+
+
+@pytest.mark.skipif(not REAL_FITS.is_dir(), reason=f"no real FITS files at {REAL_FITS}: set GALRAY_REAL_DATA")
+def test_the_real_decals_cutouts_are_tiles_and_the_damaged_ones_are_named():
+    """Of five three-band cutouts one has bad pixels, and one ends too early."""
+    names = ["example_a", "example_b", "example_c", "example_bad_pix", "example_incomplete"]
+    files = TileFiles(open_location(str(REAL_FITS)), bands=("g", "r", "z"))
+    assert sorted(files.names()) == sorted(names)
+    centres = [files.footprint(name).wcs.wcs.crval for name in names]  # the headers are whole
+    table = pa.table(
+        {
+            "galaxy_id": list(range(5)),
+            "ra": [ra for ra, _ in centres],
+            "dec": [dec for _, dec in centres],
+            "tile": names,
+        }
+    )
+    sources = ReadColumns(Columns().found_in(table.column_names, "cat"), None)(table)
+    block = CutSources(files, 424, 0.0, SIZE_PX, Rendering())(sources)
+    assert block["reason"].to_pylist() == [None, None, None, None, "unreadable_file"]
+    assert "example_incomplete.fits" in block["detail"][4].as_py()
+    assert block["flags"].to_pylist()[3] & CUTOUT_FLAGS["bad_pixels"]
+    assert not any(flags & CUTOUT_FLAGS["bad_pixels"] for flags in block["flags"].to_pylist()[:3])
+    assert (images_of(block)[:4].std(axis=(1, 2, 3)) > 3).all()

@@ -417,7 +417,7 @@ PRESETS = {
     ),
     "classes": Preset(
         "morphology classes alone, at 64 px: a reference that judges synthetic galaxies",
-        ClassifyConfig(target="", epochs=20),
+        ClassifyConfig(target="", epochs=8),
     ),
     "debug": Preset(
         "seconds on a CPU, to see that everything runs",

@@ -26,6 +26,7 @@ from galray.diffusion.fidelity import (
 )
 from galray.evaluation.sample import Judge, Sample
 
+Statistic = Callable[[np.ndarray, np.ndarray], float]
 _TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 _RESAMPLES = 2000
 _KERNEL_SCALE = 1000  # kernel distances are small: shown in thousandths
@@ -48,18 +49,18 @@ class Agreement:
 def consistency(real: Sample, synthetic: Sample, judge: Judge, seed: int) -> list[Agreement]:
     """Return the agreement for each class, and for being and not being of the rare target.
 
-    The first row is the mean over those classes that both sets have.
+    The first row is of all classes that both sets have.
     """
     rows = []
     for index, name in enumerate(judge.config.class_names):
-        rates = [_rate(s.morphology == index, s.predicted == index) for s in (synthetic, real)]
-        rows.append(_agreement(name, *rates, seed=seed))
-    whole = [_mean_agreement([row for row in rows if row.synthetic.total and row.real.total], seed)]
+        found, expected = (_rate(s.morphology == index, s.predicted == index) for s in (synthetic, real))
+        rows.append(Agreement(name, found, expected, _ratio([found], [expected], seed)))
+    whole = [_all_classes([row for row in rows if row.synthetic.total and row.real.total], seed)]
     if judge.target is None:
         return whole + rows
     for value, name in ((1, judge.target.name), (0, f"not {judge.target.name}")):
-        rates = [_rate(s.truth == value, s.accepted == bool(value)) for s in (synthetic, real)]
-        rows.append(_agreement(name, *rates, seed=seed))
+        found, expected = (_rate(s.truth == value, s.accepted == bool(value)) for s in (synthetic, real))
+        rows.append(Agreement(name, found, expected, _ratio([found], [expected], seed)))
     return whole + rows
 
 
@@ -67,15 +68,14 @@ def _rate(member: np.ndarray, agreed: np.ndarray) -> Rate:
     return Rate(int((member & agreed).sum()), int(member.sum()))
 
 
-def _agreement(name: str, synthetic: Rate, real: Rate, *, seed: int) -> Agreement:
-    return Agreement(name, synthetic, real, _ratio([synthetic], [real], seed))
-
-
-def _mean_agreement(rows: list[Agreement], seed: int) -> Agreement:
+def _all_classes(rows: list[Agreement], seed: int) -> Agreement:
     """Pool the counts for the shares shown; their ratio is that of the means over classes."""
     synthetic, real = [row.synthetic for row in rows], [row.real for row in rows]
-    pooled = (Rate(sum(r.count for r in rates), sum(r.total for r in rates)) for rates in (synthetic, real))
-    return Agreement("mean of the classes", *pooled, _ratio(synthetic, real, seed))
+    return Agreement("all classes", _pooled(synthetic), _pooled(real), _ratio(synthetic, real, seed))
+
+
+def _pooled(rates: list[Rate]) -> Rate:
+    return Rate(sum(rate.count for rate in rates), sum(rate.total for rate in rates))
 
 
 def _ratio(above: list[Rate], below: list[Rate], seed: int) -> Estimate:
@@ -105,7 +105,7 @@ class Comparison:
 
 
 def against_floor(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
+    statistic: Statistic,
     draws: Iterable[Draw],
     real: np.ndarray,
     synthetic: np.ndarray,
@@ -140,7 +140,7 @@ def _over_draws(values: np.ndarray) -> Estimate:
 
 def feature_distances(real: Sample, synthetic: Sample, draws: list[Draw], k: int) -> dict[str, Comparison]:
     """Return the Fréchet and kernel distances, precision and recall in the classifier's features."""
-    measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    measures: dict[str, Statistic] = {
         "frechet_distance": frechet_distance,
         "kernel_distance_x1000": lambda a, b: _KERNEL_SCALE * kernel_distance(a, b),
         "precision": lambda reference, other: coverage(other, reference, k),
@@ -157,14 +157,14 @@ def physical_distances(
 ) -> dict[str, Comparison]:
     """Return the Wasserstein distance of each quantity, in standard deviations of the real one."""
     return {
-        name: against_floor(partial(_scaled_wasserstein, np.nanstd(values)), draws, values, synthetic[name])
+        name: against_floor(_wasserstein_in(float(np.nanstd(values))), draws, values, synthetic[name])
         for name, values in real.items()
         if np.isfinite(values).any()
     }
 
 
-def _scaled_wasserstein(deviation: float, real: np.ndarray, other: np.ndarray) -> float:
-    return wasserstein(real, other) / deviation if deviation else np.nan
+def _wasserstein_in(unit: float) -> Statistic:
+    return lambda real, other: wasserstein(real, other) / unit if unit else np.nan
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,8 @@ def draw(
         ),
         "copies": (
             figures.copies(evidence.neighbours.nearest, findings.copies, _UNITS),
-            f"Distances to the nearest training galaxy. Within the dashed line lie {config.copy_quantile:.1%} "
-            "of the held-out galaxies.",
+            "Distances to the nearest training galaxy; within the dashed line lie "
+            f"{config.copy_quantile:.1%} of the held-out galaxies.",
         ),
         "closest": (
             figures.closest_pairs(_closest_images(config, lineage, evidence)),

@@ -107,8 +107,8 @@ def check_lineage(config: EvaluateConfig) -> Lineage:
     parents = {place.uri: Manifest.read(place, kind).fingerprint for place, kind in read}
     behind, judge = ancestry(synthetic), ancestry(classifier)
     refuse_seen(behind | judge, (config.split,), "these synthetic galaxies")
-    for uri, manifest in judge.items():
-        if manifest.kind == "synthetic":
+    for uri in judge[classifier.uri].parents:
+        if judge[uri].kind == "synthetic":
             raise LineageError(
                 f"{classifier.uri} has learnt from the synthetic galaxies {uri}, so it cannot judge any. "
                 "Train one on real galaxies alone: jobs/classify.py classes."
@@ -187,8 +187,8 @@ def gather(config: EvaluateConfig, lineage: Lineage) -> Evidence:
     strata = real.stratum(judge), synthetic.stratum(judge)
     if not matched_counts(*strata):
         raise EmptyInputError(
-            f"{config.synthetic} and the {config.split} galaxies of {config.galaxies} have no class in common; "
-            f"known are {', '.join(judge.strata)}. Check --galaxies, or synthesize other classes."
+            f"{config.synthetic} and the {config.split} galaxies of {config.galaxies} share no class; known "
+            f"are {', '.join(judge.strata)}. Check --galaxies, or synthesize other classes."
         )
     say(f"evaluate: {len(real)} {config.split} and {len(synthetic)} synthetic galaxies; now their shapes")
     shapes = _measured(config, judge, real, synthetic)
@@ -251,7 +251,7 @@ def _measured(config: EvaluateConfig, judge: Judge, real: Sample, synthetic: Sam
         rows = (
             galaxies.repartition(target_num_rows_per_block=_SHAPES_PER_TASK)
             .map_batches(
-                measure_shapes, fn_args=(judge.config.size_px,), batch_size=None, batch_format="pyarrow"
+                MeasureShapes(judge.config.size_px).__call__, batch_size=None, batch_format="pyarrow"
             )
             .take_all()
         )
@@ -263,14 +263,23 @@ def _measured(config: EvaluateConfig, judge: Judge, real: Sample, synthetic: Sam
     return Shapes(shapes["real"], shapes["synthetic"], _draws(config, *strata), failures)
 
 
-def measure_shapes(galaxies: pa.Table, size_px: int) -> dict[str, Any]:
-    """Measure the shape of each galaxy of a batch; see `morphometry.morphometry`."""
-    found = [morphometry(image) for image in decode_images(galaxies, size_px)]
-    return {
-        "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-        "failure": np.array([failure or "" for _, failure in found]),
-        **{name: np.array([shape[name] for shape, _ in found]) for name in MORPHOMETRY},
-    }
+class MeasureShapes:
+    """Measure the shape of each galaxy of a batch; see `morphometry.morphometry`.
+
+    Called by Ray Data with Arrow tables of ``galaxy_id`` and ``image``; returns ``galaxy_id``, the columns of
+    `MORPHOMETRY`, and ``failure``, empty where there is none.
+    """
+
+    def __init__(self, size_px: int) -> None:
+        self._size_px = size_px
+
+    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
+        found = [morphometry(image) for image in decode_images(galaxies, self._size_px)]
+        return {
+            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
+            "failure": np.array([failure or "" for _, failure in found]),
+            **{name: np.array([shape[name] for shape, _ in found]) for name in MORPHOMETRY},
+        }
 
 
 def galaxies_of(location: Location, kind: str, galaxy_id: Sequence[int] | np.ndarray) -> Dataset:
@@ -299,7 +308,7 @@ def _searched(
         }
     )
     count = len(painted) + len(held_out)
-    found: list[Mapping[str, np.ndarray]] = []
+    found: list[Any] = []
     for uri, split in lineage.trained_on:
         training = _examined(config, judge, config.location(uri), split, "galaxies")
         searched = training.map_batches(
@@ -338,7 +347,7 @@ class SearchNearest:
     def __init__(self, queries: ray.ObjectRef) -> None:
         self._queries = queries
 
-    def __call__(self, training: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, training: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         queries, ids = ray.get(self._queries), training["galaxy_id"]
         features = nearest_features(queries["features"], training["features"], ids)
         pixels = nearest_pixels(queries["thumbnail"], training["thumbnail"], ids)

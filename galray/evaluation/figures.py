@@ -124,7 +124,8 @@ def quantities(measured: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, n
     figure = Figure(figsize=(_WIDTH_IN, 1.55 * rows + 0.2), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for ax, (name, sides) in zip(axes, panels.items(), strict=False):
-        _distribution(ax, *(values[np.isfinite(values)] for values in sides))
+        real, synthetic = (values[np.isfinite(values)] for values in sides)
+        _distribution(ax, real, synthetic)
         ax.set_xlabel(_AXIS_LABELS[name], **_FONT)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
@@ -209,9 +210,8 @@ def closest_pairs(pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, flo
     columns = max((len(of) for of in pairs.values()), default=1)
     height = _WIDTH_IN / max(columns, 4)
     figure = Figure(figsize=(_WIDTH_IN, len(pairs) * (2 * height + 0.5)), layout="constrained")
-    for part, (heading, of) in zip(
-        np.atleast_1d(figure.subfigures(len(pairs), 1)), pairs.items(), strict=True
-    ):
+    parts = figure.subfigures(len(pairs), 1, squeeze=False)[:, 0]
+    for part, (heading, of) in zip(parts, pairs.items(), strict=True):
         part.suptitle(heading, x=0.01, ha="left", **_FONT)
         axes = part.subplots(2, columns, squeeze=False)
         for ax in axes.flat:

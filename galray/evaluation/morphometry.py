@@ -7,10 +7,11 @@ for real and synthetic pictures of one survey, which is what a comparison needs.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from astropy.stats import sigma_clipped_stats
-from photutils.segmentation import SegmentationImage, detect_sources
+from photutils.segmentation import detect_sources
 from scipy.ndimage import gaussian_filter
 from statmorph import SourceMorphology
 
@@ -69,7 +70,7 @@ def photometry(images: np.ndarray) -> dict[str, np.ndarray]:
 
 def _sky(light: np.ndarray) -> np.ndarray:
     """Return the sky of each channel, (n, 3): the clipped median of a picture's frame."""
-    return sigma_clipped_stats(_frame(light), axis=1)[1]
+    return np.asarray(sigma_clipped_stats(_frame(light), axis=1)[1])
 
 
 def _frame(light: np.ndarray) -> np.ndarray:
@@ -135,9 +136,10 @@ def morphometry(image: np.ndarray) -> tuple[dict[str, float], str | None]:
     return {name: float(found[quantity]) for name, quantity in _STATMORPH.items()}, None
 
 
-def _segments(above_sky: np.ndarray, noise: float) -> SegmentationImage | None:
+def _segments(above_sky: np.ndarray, noise: float) -> Any:
+    """Return the SegmentationImage of a picture, or None where nothing stands out."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an empty picture: told by None
+        warnings.simplefilter("ignore")  # that nothing was found: told by None
         return detect_sources(
             gaussian_filter(above_sky, _SMOOTHING_PX), _DETECTION_SIGMA * noise, n_pixels=_MIN_AREA_PX
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,7 +95,7 @@ class Sample:
     r_i: np.ndarray
 
     @classmethod
-    def gather(cls, batches: Iterable[Mapping[str, np.ndarray]]) -> Sample | None:
+    def gather(cls, batches: Iterable[Any]) -> Sample | None:
         """Join batches of `Examine`; None where there is none."""
         held = list(batches)
         if not held:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from galray.classifier.metrics import classification
@@ -58,7 +59,8 @@ def evaluate(config: EvaluateConfig) -> Manifest:
     ):
         evidence = gather(config, lineage)
         findings = weigh(config, evidence)
-        pictures = draw(config, lineage, evidence, findings)
+        with rc_context(figures.STYLE):
+            pictures = draw(config, lineage, evidence, findings)
         report = write(config, findings, pictures)
         files = {
             "metrics.json": json.dumps(findings.as_dict(), indent=1).encode(),

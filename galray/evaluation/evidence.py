@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import col
@@ -20,7 +19,7 @@ from galray.core.errors import EmptyInputError, LineageError
 from galray.core.manifest import Manifest, ancestry
 from galray.core.shards import read_shards
 from galray.core.storage import Location
-from galray.data.batches import decode_images, read_galaxies
+from galray.data.batches import read_galaxies
 from galray.data.images import decode_rgb
 from galray.diffusion.fidelity import (
     Draw,
@@ -28,11 +27,10 @@ from galray.diffusion.fidelity import (
     draw_classes,
     matched_counts,
     matched_draws,
-    nearest_features,
-    nearest_pixels,
 )
-from galray.evaluation.morphometry import MORPHOMETRY, morphometry
-from galray.evaluation.sample import Examine, Judge, Sample
+from galray.evaluation.morphometry import MORPHOMETRY
+from galray.evaluation.sample import Judge, Sample
+from galray.evaluation.workers import Examine, MeasureShapes, SearchNearest
 
 _COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source", "image")
 _SHAPES_PER_TASK = 16  # each takes a quarter of a second
@@ -263,25 +261,6 @@ def _measured(config: EvaluateConfig, judge: Judge, real: Sample, synthetic: Sam
     return Shapes(shapes["real"], shapes["synthetic"], _draws(config, *strata), failures)
 
 
-class MeasureShapes:
-    """Measure the shape of each galaxy of a batch; see `morphometry.morphometry`.
-
-    Called by Ray Data with Arrow tables of ``galaxy_id`` and ``image``; returns ``galaxy_id``, the columns of
-    `MORPHOMETRY`, and ``failure``, empty where there is none.
-    """
-
-    def __init__(self, size_px: int) -> None:
-        self._size_px = size_px
-
-    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        found = [morphometry(image) for image in decode_images(galaxies, self._size_px)]
-        return {
-            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-            "failure": np.array([failure or "" for _, failure in found]),
-            **{name: np.array([shape[name] for shape, _ in found]) for name in MORPHOMETRY},
-        }
-
-
 def galaxies_of(location: Location, kind: str, galaxy_id: Sequence[int] | np.ndarray) -> Dataset:
     """Stream the galaxies of some ids, in no particular order."""
     wanted = col("galaxy_id").is_in(np.asarray(galaxy_id).tolist())
@@ -331,33 +310,6 @@ def _searched(
         },
         training=int(sum(batch["searched"][::count].sum() for batch in found)),
     )
-
-
-class SearchNearest:
-    """Find the nearest of a batch of training galaxies to every query.
-
-    Called by Ray Data with the columns of `Sample`; returns a row for each query.
-
-    Parameters
-    ----------
-    queries : ObjectRef of dict
-        ``features`` float32 [n, d] and ``thumbnail`` uint8 [n, H, H, 3]; read where it lies, without a copy.
-    """
-
-    def __init__(self, queries: ray.ObjectRef) -> None:
-        self._queries = queries
-
-    def __call__(self, training: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        queries, ids = ray.get(self._queries), training["galaxy_id"]
-        features = nearest_features(queries["features"], training["features"], ids)
-        pixels = nearest_pixels(queries["thumbnail"], training["thumbnail"], ids)
-        return {
-            "features_distance": features.distance,
-            "features_id": features.galaxy_id,
-            "pixels_distance": pixels.distance,
-            "pixels_id": pixels.galaxy_id,
-            "searched": np.full(len(features.distance), len(ids)),
-        }
 
 
 def _nearest_of_all(batches: Sequence[Mapping[str, np.ndarray]], name: str, count: int) -> Nearest:

@@ -13,10 +13,11 @@ from galray.diffusion.fidelity import Draw, Nearest
 from galray.evaluation.compare import Brightness, NearCopies
 from galray.evaluation.sample import Sample
 
+STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9}
 REAL, SYNTHETIC = "#4d4d4d", "#d55e00"  # told apart by eyes of every kind
 _GOAL = "#dfeee6"
 _WIDTH_IN = 8.0
-_FONT: dict[str, Any] = {"fontsize": 8}
+_FONT: dict[str, Any] = {"fontsize": 9}
 _COLUMNS = 4
 _AXIS_LABELS = {
     "brightness": "brightness",
@@ -81,7 +82,7 @@ def confusion(real: ClassReport, synthetic: ClassReport) -> Figure:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row].sum():
                 colour = "white" if share > 0.6 else "black"
-                ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=7)
+                ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", **_FONT)
         ax.set_yticks(range(len(names)), names, **_FONT)
         ax.set_title(f"{title} ({counts.sum():,})", **_FONT)
@@ -129,7 +130,7 @@ def quantities(measured: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, n
         ax.set_xlabel(_AXIS_LABELS[name], **_FONT)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -195,7 +196,7 @@ def copies(
         _distribution(ax, held_out.distance, synthetic.distance, "held-out real")
         ax.axvline(found[name].threshold, color="black", lw=0.8, ls="--")
         ax.set_xlabel(f"to the nearest training galaxy, in {units[name]}", **_FONT)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -218,11 +219,11 @@ def closest_pairs(pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, flo
             ax.set_axis_off()
         for column, (galaxy, nearest, distance) in enumerate(of):
             axes[0, column].imshow(galaxy)
-            axes[0, column].set_title(f"{distance:.3g}", fontsize=7, pad=2)
+            axes[0, column].set_title(f"{distance:.3g}", fontsize=8, pad=2)
             axes[1, column].imshow(nearest)
     return figure
 
 
 def _plain(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=7)
+    ax.tick_params(labelsize=8)

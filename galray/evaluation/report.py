@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -43,17 +44,16 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
+Word = Literal["reached", "missed", "undecided", "not measured"]
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """A goal, what was found, and whether it was reached; None where nothing could be found."""
+    """A goal, what was found, and what that says: undecided where the interval reaches over the goal."""
 
     goal: str
     found: str
-    reached: bool | None
-
-    @property
-    def word(self) -> str:
-        return {True: "reached", False: "missed", None: "not measured"}[self.reached]
+    word: Word
 
 
 @dataclass(frozen=True)

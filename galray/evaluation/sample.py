@@ -7,18 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from galray.classifier import network
 from galray.classifier.decision import DECISION_FILE, Decision
 from galray.classifier.network import ClassifierConfig
-from galray.classifier.targets import UNKNOWN, Target, morphology, truth
+from galray.classifier.targets import UNKNOWN, Target
 from galray.core.manifest import local_folder
 from galray.core.storage import Location
-from galray.data.batches import decode_images
-from galray.data.images import resize
-from galray.evaluation.morphometry import photometry
 
 THUMBNAIL_PX = 16
 
@@ -114,39 +109,3 @@ class Sample:
         if judge.target is None:
             return self.morphology
         return np.where(self.morphology == UNKNOWN, UNKNOWN, 2 * self.morphology + (self.truth == 1))
-
-
-class Examine:
-    """Show galaxies to the classifier and measure their light; an actor that loads the network once.
-
-    Called by Ray Data with Arrow tables of galaxies; returns the columns of `Sample`.
-    """
-
-    def __init__(self, classifier: Location, judge: Judge, threads: int, bfloat16: bool) -> None:
-        torch.set_num_threads(threads)
-        with local_folder(classifier, "classifier") as folder:
-            self._model = network.load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        self._judge = judge
-        self._bfloat16 = bfloat16
-
-    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        images = decode_images(galaxies, self._judge.config.size_px)
-        said, features = network.examine(self._model, images, bfloat16=self._bfloat16)
-        return {
-            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-            "morphology": morphology(galaxies, self._judge.config.classes),
-            "predicted": said.morphology.argmax(axis=1),
-            "features": features,
-            "thumbnail": np.stack([resize(image, THUMBNAIL_PX) for image in images]),
-            **self._of_target(galaxies, said.targets),
-            **photometry(images),
-        }
-
-    def _of_target(self, galaxies: pa.Table, scores: np.ndarray) -> dict[str, np.ndarray]:
-        target, decision = self._judge.target, self._judge.decision
-        if target is None or decision is None:
-            unknown = np.full(len(galaxies), UNKNOWN, dtype=np.int8)
-            return {"truth": unknown, "accepted": np.zeros(len(galaxies), dtype=bool)}
-        column = self._judge.config.target_names.index(target.name)
-        accepted = scores[:, column] >= np.float32(decision.threshold)
-        return {"truth": truth(galaxies, target), "accepted": accepted}

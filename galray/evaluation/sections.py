@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from galray.classifier.metrics import Estimate, Rate
-from galray.evaluation.compare import Comparison, Findings
+from galray.evaluation.compare import Comparison, Findings, NearCopies
 from galray.evaluation.morphometry import MORPHOMETRY, PHOTOMETRY
-from galray.evaluation.report import Picture, Section, Verdict
+from galray.evaluation.report import Picture, Section, Verdict, Word
 
 # What galray asks of its own denoisers.
 CONSISTENCY_GOAL = 0.9
@@ -62,33 +62,44 @@ mirrorings.
 def verdicts(findings: Findings) -> list[Verdict]:
     """Hold the findings against galray's goals."""
     brightness = [_brightness_verdict(findings, key, goal) for key, goal in BRIGHTNESS_GOALS.items()]
-    copies = [
-        Verdict(
-            f"near-copies in {name} no more frequent than among held-out real galaxies",
-            f"{_percent(found.synthetic)} against {_percent(found.held_out)}",
-            not found.exceeds if found.synthetic.total else None,
-        )
-        for name, found in findings.copies.items()
-    ]
+    copies = [_copies_verdict(name, found) for name, found in findings.copies.items()]
     return [_consistency_verdict(findings.consistency[0].ratio), *brightness, *copies]
 
 
 def _consistency_verdict(ratio: Estimate) -> Verdict:
-    return Verdict(
-        f"consistency at least {CONSISTENCY_GOAL:.0%} of the accuracy on real galaxies",
-        _percent(ratio),
-        None if np.isnan(ratio.value) else ratio.value >= CONSISTENCY_GOAL,
-    )
+    asked = f"consistency at least {CONSISTENCY_GOAL:.0%} of the accuracy on real galaxies"
+    if np.isnan(ratio.value):
+        return Verdict(asked, _NOTHING, "not measured")
+    beyond = "missed" if ratio.high < CONSISTENCY_GOAL else "undecided"
+    return Verdict(asked, _percent(ratio), "reached" if ratio.value >= CONSISTENCY_GOAL else beyond)
 
 
 def _brightness_verdict(findings: Findings, key: str, goal: float) -> Verdict:
+    """Judge the kind that does worst: one that misses the goal beyond its interval, or else is farthest."""
     asked = f"{BRIGHTNESS_NAMES[key]} of brightness within {goal:.0%} of the real one, for every kind"
     differences = {row.name: getattr(row, key) for row in findings.brightness}
     if not differences:
-        return Verdict(asked, _NOTHING, None)
-    worst = max(differences, key=lambda kind: abs(differences[kind].value))
-    found = f"at most {_percent(differences[worst], sign=True)}, {_spaced(worst)}"
-    return Verdict(asked, found, abs(differences[worst].value) <= goal)
+        return Verdict(asked, _NOTHING, "not measured")
+    words = {kind: _within(difference, goal) for kind, difference in differences.items()}
+    worst = max(differences, key=lambda kind: (words[kind] == "missed", abs(differences[kind].value)))
+    found = f"{_percent(differences[worst], sign=True)} for {_spaced(worst)}, the worst of {len(words)}"
+    return Verdict(asked, found, words[worst])
+
+
+def _within(difference: Estimate, goal: float) -> Word:
+    if abs(difference.value) <= goal:
+        return "reached"
+    return "missed" if difference.low > goal or difference.high < -goal else "undecided"
+
+
+def _copies_verdict(name: str, found: NearCopies) -> Verdict:
+    asked = f"near-copies in {name} no more frequent than among held-out real galaxies"
+    if not found.synthetic.total:
+        return Verdict(asked, _NOTHING, "not measured")
+    told = f"{_percent(found.synthetic)} against {_percent(found.held_out)}"
+    if found.synthetic.value <= found.held_out.value:
+        return Verdict(asked, told, "reached")
+    return Verdict(asked, told, "missed" if found.exceeds else "undecided")
 
 
 def sections(

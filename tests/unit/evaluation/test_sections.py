@@ -1,6 +1,7 @@
 """The report holds what was found, whatever was found, and stands alone."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,7 +22,7 @@ NOTHING = Estimate(np.nan, np.nan, np.nan)
 
 def findings(ratio: float = 0.95, difference: float = 0.01, copied: int = 1) -> Findings:
     estimate = Estimate(ratio, ratio - 0.02, ratio + 0.02)
-    small, dark = Estimate(difference, -0.01, 0.03), Estimate(-difference, -0.03, 0.01)
+    small, dark = (Estimate(d, d - 0.02, d + 0.02) for d in (difference, -difference))
     return Findings(
         counts=COUNTS,
         consistency=[Agreement("all classes", Rate(45, 50), Rate(95, 100), estimate)],
@@ -32,20 +33,38 @@ def findings(ratio: float = 0.95, difference: float = 0.01, copied: int = 1) -> 
     )
 
 
+def words(**changed: float) -> dict[str, str]:
+    """Return the verdict on each goal, by the goal's first word."""
+    return {verdict.goal.split()[0]: verdict.word for verdict in verdicts(findings(**changed))}
+
+
+def test_goals_are_reached() -> None:
+    assert set(words().values()) == {"reached"}
+
+
 @pytest.mark.parametrize(
-    ("changed", "missed"),
+    ("changed", "goals", "word"),
     [
-        ({}, []),
-        ({"ratio": 0.89}, ["consistency"]),
-        ({"difference": 0.03}, ["mean of brightness"]),
-        ({"difference": 0.06}, ["mean of brightness", "5th percentile", "95th percentile"]),
-        ({"copied": 20}, ["near-copies"]),
+        ({"ratio": 0.89}, ["consistency"], "undecided"),  # its interval reaches 0.91
+        ({"ratio": 0.85}, ["consistency"], "missed"),
+        ({"difference": 0.03}, ["mean"], "undecided"),
+        ({"difference": 0.05}, ["mean"], "missed"),
+        ({"difference": 0.09}, ["mean", "5th", "95th"], "missed"),
+        ({"copied": 2}, ["near-copies"], "undecided"),
+        ({"copied": 20}, ["near-copies"], "missed"),
     ],
 )
-def test_goals_are_held_against_what_was_found(changed: dict, missed: list[str]) -> None:
-    found = [verdict for verdict in verdicts(findings(**changed)) if not verdict.reached]
-    assert [verdict.word for verdict in found] == ["missed"] * len(missed)
-    assert all(v.goal.startswith(name) for v, name in zip(found, missed, strict=True))
+def test_goals_are_missed_beyond_the_interval_only(changed: dict, goals: list[str], word: str) -> None:
+    expected = dict.fromkeys(words(), "reached") | dict.fromkeys(goals, word)
+    assert words(**changed) == expected
+
+
+def test_the_verdict_is_on_the_kind_that_misses_for_sure() -> None:
+    sure, noisy = Estimate(0.04, 0.03, 0.05), Estimate(0.3, -0.2, 0.8)
+    rows = [Brightness(name, 9, 9, e, e, e) for name, e in (("edge_on", sure), ("spiral", noisy))]
+    verdict = verdicts(replace(findings(), brightness=rows))[1]
+    assert verdict.word == "missed"
+    assert "edge on, the worst of 2" in verdict.found
 
 
 def test_what_could_not_be_measured_is_neither_reached_nor_missed() -> None:

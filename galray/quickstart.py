@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from galray.classifier import metrics
+from galray.classifier.judging import curve_figure
 from galray.classifier.targets import find_target, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
-from galray.classifier.train import ClassifyConfig, classify, curve_figure
+from galray.classifier.train import ClassifyConfig, classify
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset
 from galray.core.errors import PublishError

@@ -35,9 +35,14 @@ class Decision:
         Raises
         ------
         InputError
-            Where there is none, or it is none of galray's.
+            Where there is none: the classifier looks for no rare target; or it is none of galray's.
         """
         place = classifier / DECISION_FILE
+        if not place.exists():
+            raise InputError(
+                f"{classifier.uri} tells morphology classes apart and looks for no rare target. "
+                "Train a classifier with jobs/classify.py --target."
+            )
         try:
             return cls(**json.loads(place.read_bytes()))
         except (ValueError, TypeError) as error:

@@ -53,7 +53,7 @@ class ClassifierConfig:
     classes : tuple of Target
         The morphology classes, one logit each, exclusive.
     targets : tuple of Target
-        The rare targets, one binary logit each.
+        The rare targets, one binary logit each; empty for a network that tells classes apart and no more.
     prevalence : tuple of float
         Share of positives that each target's probability assumes (`Balance.assumed_prevalence` of the
         training set); `metrics.shift_prior` leads from it to a survey's. Empty: not recorded.
@@ -74,10 +74,6 @@ class ClassifierConfig:
         if len(self.classes) < 2:
             raise ConfigError(
                 f"{len(self.classes)} morphology class(es) leave nothing to tell apart; give two or more"
-            )
-        if not self.targets:
-            raise ConfigError(
-                f"no rare target is given; name one or more, such as {DUST_LANE_EARLY_TYPE.name!r}"
             )
         if len({*self.class_names}) + len({*self.target_names}) < len(self.classes) + len(self.targets):
             raise ConfigError("two classes or two targets have the same name; rename one")
@@ -126,7 +122,7 @@ class Classifier(nn.Module):
         self.backbone = AutoModel.from_config(backbone)
         width = backbone.hidden_sizes[-1]
         self.morphology_head = nn.Linear(width, len(config.classes))
-        self.target_head = nn.Linear(width, len(config.targets))
+        self.target_head = nn.Linear(width, len(config.targets)) if config.targets else None
 
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's pooled features [B, width] of uint8 images [B, H, W, 3]."""
@@ -137,7 +133,7 @@ class Classifier(nn.Module):
                 f"{list(images.shape)}; resize them when decoding, or train one for this size"
             )
         # this view of [B, H, W, 3] is channels-last in memory, which the convolutions then keep
-        pixels = images.permute(0, 3, 1, 2).to(self.target_head.weight.dtype) / 127.5 - 1.0
+        pixels = images.permute(0, 3, 1, 2).to(self.morphology_head.weight.dtype) / 127.5 - 1.0
         return self.backbone(pixel_values=pixels).pooler_output.flatten(1)
 
     def forward(self, images: Tensor) -> Outputs:
@@ -145,11 +141,14 @@ class Classifier(nn.Module):
         features = self.features(images)
         # bfloat16 has 256 steps between 1 and 2: heads in it would tie the scores that rank candidates
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            return Outputs(self.morphology_head(features), self.target_head(features))
+            return self.heads(features.float())
+
+    def heads(self, features: Tensor) -> Outputs:
+        """Return the logits of features [B, width], float32."""
+        targets = self.target_head(features) if self.target_head else features.new_empty(len(features), 0)
+        return Outputs(self.morphology_head(features), targets)
 
 
-@torch.inference_mode()
 def predict(model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = False) -> Probabilities:
     """Return class and target probabilities of one batch.
 
@@ -166,13 +165,22 @@ def predict(model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = 
     Probabilities
         On the CPU, float32. They hold for the share of positives in ``model.config.prevalence``.
     """
-    device = model.target_head.weight.device
+    return examine(model, images, bfloat16=bfloat16)[0]
+
+
+@torch.inference_mode()
+def examine(
+    model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = False
+) -> tuple[Probabilities, np.ndarray]:
+    """Return what `predict` does, and the features that it rests on: float32 [B, width]."""
+    device = model.morphology_head.weight.device
     model.eval()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        logits = model(torch.as_tensor(images).to(device))
-    return Probabilities(
-        logits.morphology.softmax(dim=1).cpu().numpy(), logits.targets.sigmoid().cpu().numpy()
-    )
+        features = model.features(torch.as_tensor(images).to(device))
+    features = features.float()
+    logits = model.heads(features)
+    morphology, targets = logits.morphology.softmax(dim=1), logits.targets.sigmoid()
+    return Probabilities(morphology.cpu().numpy(), targets.cpu().numpy()), features.cpu().numpy()
 
 
 @dataclass(frozen=True)

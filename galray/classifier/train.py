@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import ray.train
 import torch
-from matplotlib.figure import Figure
 from ray.data import DataIterator, Dataset
 from ray.train import Checkpoint, DataConfig, Result, UserCallback
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import Tensor
 
-from galray.classifier import metrics, network
-from galray.classifier.decision import DECISION_FILE, Decision
+from galray.classifier import network
+from galray.classifier.decision import DECISION_FILE
 from galray.classifier.examples import LABEL_COLUMNS, PrepareGalaxies
+from galray.classifier.judging import JUDGED_SPLITS, curve_figure, judge, of_split, validation_metrics
 from galray.classifier.network import Balance, Classifier, ClassifierConfig
 from galray.classifier.targets import find_target
 from galray.core.cluster import Progress, Scaling, say, train_run
@@ -33,13 +32,12 @@ from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import EmptyInputError, LineageError
 from galray.core.manifest import Manifest, ancestry, publish, standing
 from galray.core.storage import Location
-from galray.core.tracking import ReportToRun, Run, track
+from galray.core.tracking import ReportToRun, Run, flatten, track
 from galray.data.batches import decoded_once, read_galaxies
 
 CHECKPOINTS = "checkpoints"
 PREDICTIONS_FILE = "predictions.parquet"
 MODEL = "model"
-JUDGED_SPLITS = ("validation", "test")
 _EVALUATION_BATCH = 256
 
 
@@ -55,7 +53,8 @@ class ClassifyConfig(JobConfig):
     """Synthetic galaxies for each real one, in every batch."""
     output: str = "{root}/classifier"
     target: str = "dust_lane_early_type"
-    """What to find: a built-in target, or name=expression over GZ2 answers."""
+    """What to find: a built-in target, or name=expression over GZ2 answers. Empty: no rare target, the
+    morphology classes alone."""
     backbone: str = "resnet-small"
     size_px: int = 64
     epochs: int = 30
@@ -83,7 +82,8 @@ class ClassifyConfig(JobConfig):
 
     def network(self) -> ClassifierConfig:
         """Return the network's configuration; refuses an unknown backbone or target."""
-        return ClassifierConfig(self.backbone, self.size_px, targets=(find_target(self.target),))
+        targets = (find_target(self.target),) if self.target else ()
+        return ClassifierConfig(self.backbone, self.size_px, targets=targets)
 
     @property
     def synthetic_per_worker(self) -> int:
@@ -94,7 +94,7 @@ class ClassifyConfig(JobConfig):
 
 
 def classify(config: ClassifyConfig) -> Manifest:
-    """Train the classifier that finds a rare target, and judge it on real galaxies it never saw.
+    """Train the classifier, of a rare target or of classes alone, and judge it on galaxies it never saw.
 
     Raises
     ------
@@ -120,7 +120,8 @@ def classify(config: ClassifyConfig) -> Manifest:
             decision, report = judge(predictions, network.load(Path(folder, MODEL)).config)
             publication.add_folder(Path(folder, MODEL))
             publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
-        publication.write(DECISION_FILE, decision.to_json())
+        if decision:
+            publication.write(DECISION_FILE, decision.to_json())
         publication.write("metrics.json", json.dumps(report, indent=1))
         publication.lineage = {"trained_on": parents, "splits": ["train"]}
         _log_judgement(run, report, predictions)
@@ -141,14 +142,25 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
     if not config.synthetic:
         return parents
     synthetic = config.location(config.synthetic)
-    for uri, manifest in ancestry(synthetic).items():
-        seen = set(manifest.lineage.get("splits", ())) & set(JUDGED_SPLITS)
+    refuse_seen(ancestry(synthetic), JUDGED_SPLITS, "this classifier")
+    return parents | {synthetic.uri: Manifest.read(synthetic, "synthetic").fingerprint}
+
+
+def refuse_seen(manifests: Mapping[str, Manifest], splits: Sequence[str], judged: str) -> None:
+    """Refuse models that have seen galaxies of the splits which are to judge.
+
+    Raises
+    ------
+    LineageError
+        Names the first of them.
+    """
+    for uri, manifest in manifests.items():
+        seen = set(manifest.lineage.get("splits", ())) & set(splits)
         if seen:
             raise LineageError(
-                f"{uri} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, which judge this "
-                "classifier. Train it on the training split only, and synthesize again."
+                f"{uri} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, which judge {judged}. "
+                "Train it on the training split only, and make what follows from it again."
             )
-    return parents | {synthetic.uri: Manifest.read(synthetic, "synthetic").fingerprint}
 
 
 def fit(config: ClassifyConfig, storage: Location, callbacks: list[UserCallback]) -> Result:
@@ -189,7 +201,7 @@ def measure_balance(config: ClassifyConfig, network_config: ClassifierConfig) ->
     Raises
     ------
     EmptyInputError
-        No training galaxy is known to be of the target, or none is known not to be.
+        The training galaxies leave nothing to learn; see `refuse_one_sided`.
     """
     real = _labels(read_galaxies(config.location(config.galaxies), "train", LABEL_COLUMNS), network_config)
     parts = [real]
@@ -200,19 +212,39 @@ def measure_balance(config: ClassifyConfig, network_config: ClassifierConfig) ->
         rows = np.resize(np.arange(len(painted["targets"])), added)
         parts.append({name: values[rows] for name, values in painted.items()})
     mixed = {name: np.concatenate([part[name] for part in parts]) for name in real}
-    positives, negatives = ((mixed["targets"] == value).sum() for value in (1, 0))
-    if not positives or not negatives:
-        raise EmptyInputError(
-            f"{config.galaxies}: of {len(real['targets'])} training galaxies {positives} are known to be "
-            f"{network_config.target_names[0]} and {negatives} are known not to be. Both are needed: ingest "
-            "galaxies with votes, choose another --target, or add --synthetic galaxies."
-        )
+    refuse_one_sided(mixed, network_config, config.galaxies)
     return network.balance(
         mixed["morphology"],
         mixed["targets"],
         len(network_config.classes),
         max_pos_weight=config.max_pos_weight,
     )
+
+
+def refuse_one_sided(labels: Mapping[str, np.ndarray], network_config: ClassifierConfig, where: str) -> None:
+    """Refuse galaxies from which nothing can be learnt.
+
+    Raises
+    ------
+    EmptyInputError
+        None is known to be of the target, or none is known not to be; without a target: fewer than
+        two classes have galaxies.
+    """
+    morphology, targets = labels["morphology"], labels["targets"]
+    positives, negatives = ((targets == value).sum() for value in (1, 0))
+    if network_config.targets and not (positives and negatives):
+        raise EmptyInputError(
+            f"{where}: of {len(targets)} training galaxies {positives} are known to be "
+            f"{network_config.target_names[0]} and {negatives} are known not to be. Both are needed: ingest "
+            "galaxies with votes, choose another --target, or add --synthetic galaxies."
+        )
+    classes = len(np.unique(morphology[morphology >= 0]))
+    if not network_config.targets and classes < 2:
+        raise EmptyInputError(
+            f"{where}: its {len(morphology)} training galaxies are of {classes} known morphology class(es), "
+            f"and two are needed. Ingest galaxies with votes, or with labels such as "
+            f"{network_config.class_names[0]}."
+        )
 
 
 def _labels(galaxies: Dataset, network_config: ClassifierConfig) -> dict[str, np.ndarray]:
@@ -245,10 +277,15 @@ def fit_loop(settings: dict[str, Any]) -> None:
             ray.train.report(report)
             continue
         predictions = predict_splits(model, config.bfloat16, JUDGED_SPLITS if last else ("validation",))
-        report |= validation_metrics(predictions)
+        report |= validation_metrics(predictions, model.config)
         _report(report, model, optimizer, predictions)
         if progress:
-            progress.advance(1, f"loss {loss:.3f}, average precision {report['average_precision']:.3f}")
+            progress.advance(1, f"loss {loss:.3f}, {_headline(report)}")
+
+
+def _headline(report: dict[str, float]) -> str:
+    name = "average_precision" if "average_precision" in report else "accuracy"
+    return f"{name.replace('_', ' ')} {report[name]:.3f}"
 
 
 def _train_epoch(
@@ -332,39 +369,15 @@ def predict_splits(model: Classifier, bfloat16: bool, splits: tuple[str, ...]) -
 
 def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: dict[str, Tensor]) -> pa.Table:
     probabilities = network.predict(model, batch["image"].cpu(), bfloat16=bfloat16)
-    return pa.table(
-        {
-            "galaxy_id": batch["galaxy_id"].cpu().numpy(),
-            "split": [split] * len(batch["galaxy_id"]),
-            "truth": batch["targets"][:, 0].cpu().numpy(),
-            "score": probabilities.targets[:, 0],
-            "morphology": batch["morphology"].cpu().numpy(),
-            "morphology_predicted": probabilities.morphology.argmax(axis=1),
-        }
-    )
-
-
-def validation_metrics(predictions: pa.Table) -> dict[str, float]:
-    """Return what is followed from epoch to epoch, on validation galaxies."""
-    chosen = of_split(predictions, "validation")
-    truth, score = chosen["truth"].to_numpy(), chosen["score"].to_numpy()
-    detection = metrics.completeness_purity(truth, score, choose_threshold(truth, score))
-    return {
-        "average_precision": metrics.average_precision(truth, score),
-        "completeness": detection.completeness.value,
-        "purity": detection.purity.value,
-        "f1": detection.f1,
+    columns = {
+        "galaxy_id": batch["galaxy_id"].cpu().numpy(),
+        "split": [split] * len(batch["galaxy_id"]),
+        "morphology": batch["morphology"].cpu().numpy(),
+        "morphology_predicted": probabilities.morphology.argmax(axis=1),
     }
-
-
-def of_split(predictions: pa.Table, split: str) -> pa.Table:
-    """Return the rows of one split."""
-    return predictions.filter(pads.field("split") == split)
-
-
-def choose_threshold(truth: np.ndarray, score: np.ndarray) -> float:
-    """Return the threshold of the best F1; one half where no galaxy of the target can tell."""
-    return metrics.threshold_for(truth, score, best_f1=True) if (truth == 1).any() else 0.5
+    if model.config.targets:
+        columns |= {"truth": batch["targets"][:, 0].cpu().numpy(), "score": probabilities.targets[:, 0]}
+    return pa.table(columns)
 
 
 def _restore(model: Classifier, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> int:
@@ -390,67 +403,21 @@ def _report(
         ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
 
 
-def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision, dict[str, Any]]:
-    """Choose the threshold on validation galaxies and judge it, on test galaxies too.
-
-    Returns
-    -------
-    decision : Decision
-    report : dict
-        By split: counts, completeness, purity, F1 and average precision with 95% intervals.
-    """
-    validation = of_split(predictions, "validation")
-    threshold = choose_threshold(validation["truth"].to_numpy(), validation["score"].to_numpy())
-    decision = Decision(config.target_names[0], threshold, config.prevalence[0])
-    return decision, {
-        split: _judge_split(of_split(predictions, split), threshold, config) for split in JUDGED_SPLITS
-    }
-
-
-def _judge_split(rows: pa.Table, threshold: float, config: ClassifierConfig) -> dict[str, Any]:
-    truth, score = rows["truth"].to_numpy(), rows["score"].to_numpy()
-    detection = metrics.completeness_purity(truth, score, threshold)
-    precision = metrics.bootstrapped(metrics.average_precision, truth, score, seed=0)
-    classes = metrics.classification(
-        rows["morphology"].to_numpy(), rows["morphology_predicted"].to_numpy(), config.class_names
-    )
-    return {
-        "text": f"{detection}; average precision {precision}",
-        "galaxies": len(rows),
-        **detection.as_dict(),
-        "average_precision": precision.as_dict(),
-        "morphology": classes.as_dict(),
-    }
-
-
 def _log_judgement(run: Run, report: dict[str, Any], predictions: pa.Table) -> None:
     for split in JUDGED_SPLITS:
-        numbers = {name: value for name, value in report[split].items() if isinstance(value, int | float)}
-        run.metrics({f"{split}.{name}": value for name, value in numbers.items()})
-    run.figure(curve_figure({split: of_split(predictions, split) for split in JUDGED_SPLITS}), "curves.png")
-
-
-def curve_figure(predictions: dict[str, pa.Table]) -> Figure:
-    """Draw purity against completeness, a line for each set of predictions."""
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    ax = figure.subplots()
-    for name, rows in predictions.items():
-        true, false, _ = metrics.completeness_purity_curve(rows["truth"].to_numpy(), rows["score"].to_numpy())
-        positives = int(true[-1])
-        if positives:
-            selected = np.maximum(true + false, 1)
-            ax.plot(
-                true / positives, np.where(true + false, true / selected, 1), label=f"{name} ({positives})"
-            )
-    ax.set(xlabel="completeness", ylabel="purity", xlim=(0, 1), ylim=(0, 1.02))
-    if ax.has_data():
-        ax.legend(frameon=False)
-    return figure
+        run.metrics({f"{split}.{name}": value for name, value in flatten(report[split]).items()})
+    if "truth" in predictions.column_names:
+        by_split = {split: of_split(predictions, split) for split in JUDGED_SPLITS}
+        run.figure(curve_figure(by_split), "curves.png")
 
 
 PRESETS = {
     "laptop": Preset(
         "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=8)
+    ),
+    "classes": Preset(
+        "morphology classes alone, at 64 px: a reference that judges synthetic galaxies",
+        ClassifyConfig(target="", epochs=8),
     ),
     "debug": Preset(
         "seconds on a CPU, to see that everything runs",

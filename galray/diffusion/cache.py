@@ -70,7 +70,7 @@ def _compute(
     schema = _cache_schema(codec)
     row_bytes = sum(field.type.byte_width for field in schema if field.name != "votes") + 4 * N_ANSWERS
     rows_per_block = max(1, BLOCK_BYTES // row_bytes)
-    with publish(place, CACHE_KIND, {}, {galaxies.uri: manifest.fingerprint}) as publication:
+    with publish(place, CACHE_KIND, {"resume": True}, {galaxies.uri: manifest.fingerprint}) as publication:
         rows = read_galaxies(galaxies, "train", _COLUMNS)
         if emphasis:
             rows = rows.map_batches(Emphasise(emphasis), batch_format="pyarrow")

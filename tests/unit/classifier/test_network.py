@@ -15,6 +15,7 @@ from galray.classifier.network import (
     Outputs,
     augment,
     balance,
+    examine,
     load,
     loss,
     predict,
@@ -53,6 +54,30 @@ def test_bfloat16_autocast_changes_little(config, images):
     np.testing.assert_allclose(exact.targets, fast.targets, atol=0.02)
 
 
+def test_classes_alone(images, tmp_path):
+    torch.manual_seed(0)
+    model = Classifier(ClassifierConfig(backbone="resnet-tiny", size_px=32, targets=()))
+    said = predict(model, images)
+    assert said.targets.shape == (6, 0)
+    save(model, tmp_path / "model")
+    np.testing.assert_array_equal(predict(load(tmp_path / "model"), images).morphology, said.morphology)
+    morphology, none = torch.tensor([0, 1, 2, 3, 4, -1]), torch.empty(6, 0, dtype=torch.int8)
+    weights = balance(morphology.numpy(), none.numpy(), 5)
+    assert weights.assumed_prevalence == ()
+    loss(model(images), morphology, none, weights).backward()
+    assert model.morphology_head.weight.grad is not None
+    assert model.morphology_head.weight.grad.abs().sum() > 0
+
+
+def test_features_are_what_the_heads_see(config, images):
+    torch.manual_seed(0)
+    model = Classifier(config)
+    said, features = examine(model, images)
+    np.testing.assert_array_equal(said.targets, predict(model, images).targets)
+    logits = model.heads(torch.from_numpy(features)).morphology
+    np.testing.assert_allclose(logits.softmax(dim=1).detach(), said.morphology, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 64, 64, 3), (2, 3, 32, 32)])
 def test_images_of_another_shape_are_refused(config, shape):
     with pytest.raises(InputError, match=r"\[B, 32, 32, 3\]"):
@@ -70,7 +95,6 @@ def test_float_images_are_refused(config, images):
         ({"backbone": "resnet-smal"}, "did you mean 'resnet-small'"),
         ({"size_px": 16}, "at least 32"),
         ({"classes": MORPHOLOGY[:1]}, "two or more"),
-        ({"targets": ()}, "no rare target"),
         ({"targets": (RING, Target("ring", "ring > 0.9"))}, "same name"),
         ({"prevalence": (0.1, 0.1)}, "2 prevalence"),
     ],

@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from galray.classifier.decision import Decision
+from galray.classifier.judging import choose_threshold, curve_figure, judge, validation_metrics
 from galray.classifier.network import ClassifierConfig
-from galray.classifier.train import ClassifyConfig, check_lineage, choose_threshold, curve_figure, judge
-from galray.core.errors import ConfigError, LineageError
+from galray.classifier.train import ClassifyConfig, check_lineage, refuse_one_sided
+from galray.core.errors import ConfigError, EmptyInputError, InputError, LineageError
 from galray.core.manifest import publish
 from galray.core.storage import open_location
 
@@ -31,13 +33,43 @@ def predictions() -> pa.Table:
 def test_threshold_comes_from_validation_alone() -> None:
     rows = predictions()
     decision, report = judge(rows, ClassifierConfig(prevalence=(0.1,)))
+    assert decision is not None
     spoilt = rows.set_column(2, "score", pa.array(np.r_[rows["score"].to_numpy()[:100], np.zeros(100)]))
     again, report_of_spoilt = judge(spoilt, ClassifierConfig(prevalence=(0.1,)))
+    assert again is not None
     assert again.threshold == decision.threshold
     assert report_of_spoilt["validation"]["completeness"] == report["validation"]["completeness"]
     assert report_of_spoilt["test"]["completeness"] < report["test"]["completeness"]
     assert decision.train_prevalence == 0.1
     json.dumps(report)
+
+
+def test_classes_alone_are_judged_without_a_decision() -> None:
+    rows, config = predictions().drop_columns(["truth", "score"]), ClassifierConfig(targets=())
+    decision, report = judge(rows, config)
+    assert decision is None
+    classes = report["validation"]["morphology"]
+    assert classes["accuracy"] == 1
+    assert classes["accuracy_low"] < 1
+    assert classes["in_between_smooth_completeness"] == 1
+    assert validation_metrics(rows, config) == {"accuracy": 1.0, "macro_f1": 1.0}
+    json.dumps(report)
+
+
+def test_decision_of_classes_alone_is_missed_by_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no rare target.*--target"):
+        Decision.read(open_location(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "morphology", "message"),
+    [([[0], [0]], [0, 1], "0 are known to be dust_lane"), ([[], []], [2, -1], "1 known morphology class")],
+)
+def test_one_sided_galaxies_are_refused(targets: list, morphology: list, message: str) -> None:
+    labels = {"targets": np.array(targets, dtype=np.int8), "morphology": np.array(morphology)}
+    config = ClassifyConfig(target="dust_lane_early_type" if targets[0] else "").network()
+    with pytest.raises(EmptyInputError, match=message):
+        refuse_one_sided(labels, config, "galaxies")
 
 
 def test_threshold_without_a_positive() -> None:

@@ -1,0 +1,1 @@
+"""How good synthetic galaxies are: measured against real ones that no model has seen."""

@@ -62,7 +62,7 @@ def load_stable_diffusion(
     lora_rank: int = 0,
     train_text_encoder: bool = False,
 ) -> PretrainedParts:
-    """Load the parts of a Stable Diffusion 1.x or 2.x, ready to be trained.
+    """Load the parts of a Stable Diffusion 1.x, ready to be trained.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _check_layout(folder: Path) -> None:
             f"{folder} is not in Stable Diffusion's layout: its {INDEX} names "
             f"{', '.join(f'{part}={found.get(part)}' for part in wrong + extra)}, where "
             f"{', '.join(f'{part}={CLASSES.get(part)}' for part in wrong + extra)} is needed. "
-            "Give Stable Diffusion 1.x or 2.x as diffusers saves it."
+            "Give Stable Diffusion 1.x as diffusers saves it."
         )
 
 

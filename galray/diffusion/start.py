@@ -11,7 +11,7 @@ from galray.core.config import require
 from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
-from galray.diffusion.pretrained import PretrainedParts, load_stable_diffusion
+from galray.diffusion.pretrained import PretrainedParts, load_autoencoder, load_stable_diffusion
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -26,9 +26,9 @@ class Start:
         Of a new denoiser; its ``size_px`` is that of the images in any case.
     objective : FlowMatching or Diffusion
     stable_diffusion : str
-        Folder or hub id of the Stable Diffusion to fine-tune; empty for a new denoiser on pixels.
-    autoencoder_only : bool
-        Take only its autoencoder, for a new denoiser on latents.
+        Folder or hub id of the Stable Diffusion to fine-tune; empty for a new denoiser.
+    autoencoder : str
+        Folder or hub id of the autoencoder on whose latents a new denoiser works; empty for pixels.
     orientations : int
         How many orientations of a galaxy an autoencoder's cache holds: 1, 2, 4 or 8.
     lora_rank : int
@@ -39,36 +39,38 @@ class Start:
     network: DenoiserConfig
     objective: FlowMatching | Diffusion
     stable_diffusion: str = ""
-    autoencoder_only: bool = False
+    autoencoder: str = ""
     orientations: int = 1
     lora_rank: int = 0
     train_text_encoder: bool = False
 
     def __post_init__(self) -> None:
-        fine_tuned = bool(self.stable_diffusion) and not self.autoencoder_only
         require(
-            bool(self.stable_diffusion) or not self.autoencoder_only,
-            "--autoencoder-only needs --stable-diffusion: the folder or hub id that has the autoencoder.",
+            not (self.stable_diffusion and self.autoencoder),
+            "--stable-diffusion brings its own autoencoder: leave --autoencoder out.",
         )
         require(
-            fine_tuned or not (self.lora_rank or self.train_text_encoder),
+            bool(self.stable_diffusion) or not (self.lora_rank or self.train_text_encoder),
             "--lora-rank and --train-text-encoder are for fine-tuning: give --stable-diffusion.",
         )
         require(
-            not fine_tuned or isinstance(self.objective, Diffusion),
-            "Stable Diffusion is fine-tuned on --objective diffusion: its network predicts no flow.",
+            not self.stable_diffusion or isinstance(self.objective, Diffusion),
+            "Stable Diffusion predicts no flow: take a preset that learns diffusion in steps, such as paper.",
         )
 
     def codec(self) -> Codec:
         """Return the codec; without statistics of these galaxies where `fits_statistics`."""
-        if not self.stable_diffusion:
-            return PixelCodec(self.network.size_px, self.network.fold)
-        return self._parts().codec
+        size_px = self.network.size_px
+        if self.stable_diffusion:
+            return self._parts().codec
+        if self.autoencoder:
+            return load_autoencoder(self.autoencoder, size_px=size_px, orientations=self.orientations)
+        return PixelCodec(size_px, self.network.fold)
 
     @property
     def fits_statistics(self) -> bool:
         """Whether the latents' scale is the galaxies' own, or the one that the network was trained with."""
-        return not self.stable_diffusion or self.autoencoder_only
+        return not self.stable_diffusion
 
     def denoiser(self, seed: int, statistics: Statistics | None) -> Denoiser:
         """Return the untrained denoiser; the same for the same seed.
@@ -80,7 +82,7 @@ class Start:
             Mean and deviation of the codec's latents, as `Codec.fit_statistics` took them.
         """
         torch.manual_seed(seed)
-        if self.stable_diffusion and not self.autoencoder_only:
+        if self.stable_diffusion:
             return Denoiser(*self._parts(), self.objective.scheduler())
         codec = self.codec()
         if statistics is not None:

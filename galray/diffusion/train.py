@@ -25,7 +25,7 @@ from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, GalaxyPipeline
 from galray.diffusion.loop import STOPPED, read_state, restore_trained, train_loop
-from galray.diffusion.objective import Diffusion, FlowMatching
+from galray.diffusion.objective import PAPER, Diffusion, FlowMatching
 from galray.diffusion.pretrained import merge_adapters
 from galray.diffusion.start import Start, Statistics
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
@@ -49,8 +49,8 @@ class TrainConfig(JobConfig):
     """What is learnt: the preset chooses between flow matching and diffusion in steps."""
     stable_diffusion: str = ""
     """Fine-tune this Stable Diffusion, a local folder or hub id, instead of training a new network."""
-    autoencoder_only: bool = False
-    """Take only its autoencoder, and train a new network on the latents."""
+    autoencoder: str = ""
+    """Train a new network on the latents of this autoencoder, a local folder or hub id."""
     orientations: int = 1
     """Orientations of each galaxy that an autoencoder's cache holds; pixels have all 8 for nothing."""
     lora_rank: int = 0
@@ -119,7 +119,7 @@ class TrainConfig(JobConfig):
             self.denoiser,
             self.objective,
             self.stable_diffusion,
-            self.autoencoder_only,
+            self.autoencoder,
             self.orientations,
             self.lora_rank,
             self.train_text_encoder,
@@ -224,6 +224,21 @@ _DEBUG = TrainConfig(
     checkpoint_every=10,
 )
 
+_PAPER = TrainConfig(
+    denoiser=replace(DENOISERS["64px"], size_px=424),
+    objective=PAPER,
+    stable_diffusion="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    train_text_encoder=True,
+    steps=10_000,
+    batch_size=16,
+    learning_rate=1e-5,
+    final_learning_rate=1.0,
+    warmup_steps=0,
+    p_question=0.0,
+    scaling=Scaling(use_gpu=True),
+    loader_processes=1,
+)
+
 PRESETS = {
     "64px": Preset("64 px from scratch on pixels: hours on two cores, minutes on a GPU", TrainConfig()),
     "laptop": Preset(
@@ -240,6 +255,19 @@ PRESETS = {
             p_question=0.1,
             emphasis=("smooth+dust_lane:20",),
             checkpoint_every=200,
+        ),
+    ),
+    "paper": Preset("GalaxySD's recipe: Stable Diffusion 1.5 at 424 px, for one GPU", _PAPER),
+    "stable-diffusion": Preset(
+        "ours beside it: no signal left at the last step, Min-SNR weights, all orientations, parts left open",
+        replace(
+            _PAPER,
+            objective=Diffusion(),
+            orientations=8,
+            train_text_encoder=False,
+            final_learning_rate=0.02,
+            warmup_steps=200,
+            p_question=0.3,
         ),
     ),
     "debug": Preset("seconds on a CPU, to see that everything runs", _DEBUG),

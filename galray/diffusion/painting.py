@@ -62,7 +62,7 @@ class Asked:
         """Return what is asked of the galaxy at a place in the request."""
         if self.real is None:
             return self.fixed
-        votes = torch.from_numpy(self.real.votes[self._next(place)])
+        votes = torch.tensor(self.real.votes[self._next(place)])
         return Condition(torch.where(self.fixed.votes.isnan(), votes, self.fixed.votes), self.fixed.weights)
 
     def provenance(self, place: int) -> dict[str, Any]:

@@ -59,10 +59,11 @@ pytestmark = [  # of Ray's own, which runs in this process
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
     import ray  # after galray, which sets what Ray reads at its import
+    from ray import cloudpickle
     from ray.data import DataContext
 
     ray.init(address="local", num_cpus=2, object_store_memory=256 << 20, logging_level=logging.ERROR)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
     DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()

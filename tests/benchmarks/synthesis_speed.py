@@ -1,0 +1,154 @@
+"""Speed of the synthesis job, beside the bare sampler on the same cores.
+
+    python tests/benchmarks/synthesis_speed.py [batches per worker] [repeats]
+
+The bare sampler is `GalaxyPipeline` called in a loop, batch after batch, by as many processes of as many
+threads as the job has workers; its images are thrown away. The job paints the same batches in Ray's
+actors, and also encodes JPEGs, and writes and checksums shards and records. Both are timed from the
+first batch that a process finishes to its last, with the same model and the same steps: what starts
+Ray, actors and processes, and loads the model, is left out, and given apart. The weights are random; the
+arithmetic does not mind. Runs alternate, so that a busy machine slows both. Prints one JSON object on the
+last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from diffusers.utils.logging import disable_progress_bar
+
+from galray.core.cluster import Scaling, connect
+from galray.core.manifest import publish
+from galray.core.storage import open_location
+from galray.diffusion.conditions import condition
+from galray.diffusion.denoiser import PRESETS, GalaxyPipeline, build_denoiser
+from galray.diffusion.recipes import RECIPES, Plan, Sampling
+from galray.diffusion.synthesize import SynthesizeConfig, synthesize
+
+DENOISER = "64px-quick"
+BATCH_SIZE = 32
+SAMPLING = Sampling(num_steps=10)
+
+# Ray's workers are nice by default: on a busy machine the bare loop would get the processor, they not.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def main(batches: int = 12, repeats: int = 3) -> None:
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="galray-synthesis-speed-") as name:
+        write_denoiser(Path(name))
+        figures = {
+            "hardware": hardware(),
+            "denoiser": DENOISER,
+            "batch_size": BATCH_SIZE,
+            "sampling": asdict(SAMPLING),
+            "workers": workers,
+            "threads_per_worker": 1,
+            "batches_per_worker": batches,
+            "repeats": repeats,
+            "float32": compare(Path(name), workers, batches, repeats, bfloat16=False),
+            "bfloat16": compare(Path(name), workers, batches, repeats, bfloat16=True),
+        }
+    print(json.dumps(figures))
+
+
+def compare(
+    root: Path, workers: int, batches: int, repeats: int, bfloat16: bool
+) -> dict[str, float | list[float]]:
+    job, bare, whole_s = [], [], []
+    with connect(), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for i in range(repeats):
+            output = root / f"painted-{bfloat16}-{i}"
+            config = SynthesizeConfig(
+                root=str(root),
+                output=str(output),
+                recipe="one_of_each",
+                count=workers * batches * BATCH_SIZE,
+                batch_size=BATCH_SIZE,
+                bfloat16=bfloat16,
+                scaling=Scaling(workers=workers),
+                **asdict(SAMPLING),
+            )
+            started_s = time.perf_counter()
+            synthesize(config)
+            whole_s.append(time.perf_counter() - started_s)
+            shards = sorted((output / "shards").iterdir())
+            job.append(rate([path.stat().st_mtime for path in shards], workers))
+            tasks = [
+                (root / "denoiser", part, workers * batches, bfloat16) for part in _parts(workers, batches)
+            ]
+            bare.append(
+                rate([t for times in pool.map(bare_loop, *zip(*tasks, strict=True)) for t in times], workers)
+            )
+    ratios = [a / b for a, b in zip(job, bare, strict=True)]
+    middle = statistics.median
+    return {
+        "job_images_per_s": round(middle(job), 2),
+        "bare_images_per_s": round(middle(bare), 2),
+        "ratio": round(middle(job) / middle(bare), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "whole_job_images_per_s": round(workers * batches * BATCH_SIZE / middle(whole_s), 2),
+    }
+
+
+def _parts(workers: int, batches: int) -> list[range]:
+    return [range(first, workers * batches, workers) for first in range(workers)]
+
+
+def rate(finished_s: Iterable[float], workers: int) -> float:
+    """Return images a second, from when each process had its first batch done to the end of the last."""
+    times = sorted(finished_s)
+    return BATCH_SIZE * (len(times) - workers) / (times[-1] - times[workers - 1])
+
+
+def bare_loop(denoiser: Path, numbers: range, total: int, bfloat16: bool) -> list[float]:
+    """Paint batches by their numbers; returns when each was finished."""
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    pipeline = GalaxyPipeline.from_pretrained(denoiser)
+    plan = Plan.of(RECIPES["one_of_each"], total * BATCH_SIZE, SAMPLING, seed=0)
+    asked = [condition(request.answers) for request in plan.requests]
+    requests, finished_s = plan.galaxies()[:, 0], []
+    for number in numbers:
+        galaxies = range(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
+        votes, weights = (torch.stack([asked[requests[i]][part] for i in galaxies]) for part in (0, 1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            pipeline(votes, weights, seeds=list(galaxies), **asdict(SAMPLING))
+        finished_s.append(time.time())
+    return finished_s
+
+
+def write_denoiser(root: Path) -> None:
+    torch.manual_seed(0)
+    pipeline = GalaxyPipeline.from_denoiser(build_denoiser(PRESETS[DENOISER]).eval())
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder)
+        with publish(open_location(str(root / "denoiser")), "denoiser") as publication:
+            publication.add_folder(Path(folder))
+
+
+def hardware() -> dict[str, str | int]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    return {
+        "processor": processor or platform.processor(),
+        "cores": os.cpu_count() or 1,
+        "memory_gib": memory_gib,
+    }
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -18,7 +18,8 @@ from scipy.ndimage import center_of_mass, map_coordinates
 from galray.core.errors import InputError
 from galray.core.storage import open_location
 from galray.data.tile_files import Footprints, TileFiles
-from galray.data.tiles import BAD_PIXELS, EDGE, cut, grid_of, open_bands, open_tile
+from galray.data.tile_fits import grid_of, open_bands, open_tile
+from galray.data.tiles import BAD_PIXELS, EDGE, cut
 
 REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits"
 needs_real_data = pytest.mark.skipif(

@@ -177,8 +177,8 @@ def _resampled(plane: _Plane, first: _Plane, name: str) -> np.ndarray:
     flux = np.asarray(plane.data, np.float32)
     is_bad = ~np.isfinite(flux)
     coefficients = ndimage.spline_filter(np.where(is_bad, 0, flux), SPLINE_ORDER)
-    result = np.empty(first.data.shape, np.float32)
-    height, width = result.shape
+    height, width = first.data.shape
+    result = np.empty((height, width), np.float32)
     for top, left in product(range(0, height, _SQUARE_PX), range(0, width, _SQUARE_PX)):
         square = result[top : top + _SQUARE_PX, left : left + _SQUARE_PX]
         matrix, offset = _affine(first.wcs, plane.wcs, top, left)

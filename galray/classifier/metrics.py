@@ -110,16 +110,6 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Yield:
-    """What a threshold is expected to bring in a survey, before anyone has looked."""
-
-    candidates: Estimate
-    true: Estimate
-    completeness: Estimate
-    purity: Estimate
-
-
-@dataclass(frozen=True)
 class ClassReport:
     """How well exclusive classes are told apart.
 
@@ -310,7 +300,7 @@ def threshold_at_prevalence(truth: np.ndarray, score: np.ndarray, prevalence: fl
     EmptyInputError
         If there is no positive or no negative.
     """
-    _refuse_certain(prevalence)
+    refuse_certain(prevalence)
     true, false, thresholds = completeness_purity_curve(truth, score)
     if not (true[-1] and false[-1]):
         raise EmptyInputError("purity needs true and other galaxies, and one kind is absent; give count=")
@@ -446,7 +436,7 @@ def shift_prior(probability: np.ndarray, train_prevalence: float, survey_prevale
     probability = np.asarray(probability, dtype=np.float64)
     _refuse_outside_unit(probability, "probability")
     for prevalence in (train_prevalence, survey_prevalence):
-        _refuse_certain(prevalence)
+        refuse_certain(prevalence)
     return expit(logit(probability) + logit(survey_prevalence) - logit(train_prevalence))
 
 
@@ -456,55 +446,9 @@ def purity_at_prevalence(completeness: float, false_positive_rate: float, preval
     ``c p / (c p + f (1 - p))`` with completeness c, false positive rate f and prevalence p: both rates
     are properties of the classifier, purity is one of the survey too.
     """
-    _refuse_certain(prevalence)
+    refuse_certain(prevalence)
     found, mistaken = completeness * prevalence, false_positive_rate * (1 - prevalence)
     return found / (found + mistaken) if found + mistaken > 0 else np.nan
-
-
-def expected_yield(
-    detection: Detection, n_sources: int, prevalence: float, *, seed: int, n_draws: int = 20_000
-) -> Yield:
-    """Predict what a threshold brings in a survey, with what the validation galaxies leave open.
-
-    The rates are drawn from their posterior under Jeffreys' prior, Beta(hits + 1/2, misses + 1/2); the
-    survey's true ones, found ones and mistakes are binomial. The prevalence is taken as stated.
-
-    Parameters
-    ----------
-    detection : Detection
-        On validation galaxies.
-    n_sources : int
-        Sources that the survey scores.
-    prevalence : float
-        Share of true ones among them, in (0, 1).
-    seed : int
-    n_draws : int
-
-    Returns
-    -------
-    Yield
-        Medians and central 95% intervals; completeness or purity is NaN where nothing is there or found.
-    """
-    _refuse_certain(prevalence)
-    rng = np.random.default_rng(seed)
-    found_rate = rng.beta(detection.true_positives + 0.5, detection.false_negatives + 0.5, n_draws)
-    mistaken_rate = rng.beta(detection.false_positives + 0.5, detection.true_negatives + 0.5, n_draws)
-    there = rng.binomial(n_sources, prevalence, n_draws)
-    found = rng.binomial(there, found_rate)
-    selected = found + rng.binomial(n_sources - there, mistaken_rate)
-    return Yield(*map(_central, (selected, found, _divided(found, there), _divided(found, selected))))
-
-
-def _divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _central(draws: np.ndarray) -> Estimate:
-    known = draws[~np.isnan(draws)]
-    if not len(known):
-        return Estimate(np.nan, 0.0, 1.0)
-    tail = (1 - CONFIDENCE) / 2
-    return Estimate(*map(float, np.quantile(known, [0.5, tail, 1 - tail])))
 
 
 def _known(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -526,7 +470,7 @@ def _refuse_outside_unit(values: np.ndarray, name: str) -> None:
         raise InputError(f"{name} must lie in [0, 1]; give probabilities, not logits")
 
 
-def _refuse_certain(prevalence: float) -> None:
+def refuse_certain(prevalence: float) -> None:
     if not 0 < prevalence < 1:
         raise ConfigError(f"prevalence {prevalence} must lie between 0 and 1, both excluded, such as 0.001")
 

@@ -24,7 +24,8 @@ from galray.core.errors import (
 )
 from galray.core.storage import Location, storage_errors
 from galray.data.images import BANDS
-from galray.data.tiles import Tile, grid_of, open_bands, open_tile, pixel_positions
+from galray.data.tile_fits import grid_of, open_bands, open_tile
+from galray.data.tiles import Tile, pixel_positions
 
 
 @dataclass(frozen=True)

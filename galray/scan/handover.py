@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 
 from galray.classifier import metrics
 from galray.classifier.decision import Decision
+from galray.classifier.expectation import expected_yield
 from galray.core.cluster import say
 from galray.core.manifest import Manifest, publish
 from galray.core.schema import SCORE_SCHEMA
@@ -44,8 +45,10 @@ class HandOver:
         Published, with its predictions of validation galaxies.
     model_id : str
     decision : Decision
-    count : int
+    max_candidates : int
         Longest list.
+    number : int or None
+        Length of the list, where that was the aim: the threshold then follows from it.
     survey : str
         What was scanned, for people.
     survey_prevalence : float or None
@@ -59,7 +62,8 @@ class HandOver:
     classifier: Location
     model_id: str
     decision: Decision
-    count: int
+    max_candidates: int
+    number: int | None
     survey: str
     survey_prevalence: float | None
     known: Location | None
@@ -69,19 +73,21 @@ class HandOver:
     def publish(self, place: Location, config: Mapping[str, Any], run: Run) -> Manifest:
         """Write the candidates folder: tables, page and report."""
         known = KnownObjects.read(self.known, self.known_columns) if self.known else None
-        best, above = best_scores(self.scores, self.decision.threshold, self.count)
+        decision, count = self.decision, self.number or self.max_candidates
+        best, above = best_scores(self.scores, decision.threshold, count)
         chosen = select(
             best,
-            threshold=self.decision.threshold,
-            count=self.count,
-            train_prevalence=self.decision.train_prevalence,
+            threshold=decision.threshold,
+            count=count,
+            train_prevalence=decision.train_prevalence,
             survey_prevalence=self.survey_prevalence,
             known=known,
             model_id=self.model_id,
             run_id=self.scored.fingerprint,
         )
         ranked = len(chosen) - chosen["rank"].null_count
-        decision = replace(self.decision, threshold=_lowest(chosen, self.decision.threshold))
+        if self.number and ranked:
+            decision, above = replace(decision, threshold=_lowest(chosen)), ranked
         report = self._report(decision, ranked, above, known).document()
         html = page(
             chosen,
@@ -125,7 +131,7 @@ class HandOver:
         n_sources, prevalence = self.scored.counts["rows_out"], self.survey_prevalence
         expected = None
         if detection and prevalence:
-            expected = metrics.expected_yield(detection, n_sources, prevalence, seed=_SEED)
+            expected = expected_yield(detection, n_sources, prevalence, seed=_SEED)
         return Report(
             decision=decision,
             survey=self.survey,
@@ -198,7 +204,6 @@ def _shards(scores: Location) -> pads.Dataset:
     return pads.dataset(paths, SCORE_SCHEMA, format="parquet", filesystem=scores.filesystem)
 
 
-def _lowest(chosen: pa.Table, threshold: float) -> float:
-    """Return the lowest score that made a candidate, where the list is shorter than the threshold allows."""
-    ranked = chosen.filter(pc.field("rank").is_valid())["score"].to_numpy()
-    return max(threshold, float(ranked.min())) if len(ranked) else threshold
+def _lowest(chosen: pa.Table) -> float:
+    """Return the lowest score that made a candidate."""
+    return float(chosen.filter(pc.field("rank").is_valid())["score"].to_numpy().min())

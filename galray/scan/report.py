@@ -11,7 +11,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure as MplFigure
 
 from galray.classifier.decision import Decision
-from galray.classifier.metrics import Detection, Estimate, Rate, Yield
+from galray.classifier.expectation import Yield
+from galray.classifier.metrics import Detection, Estimate, Rate
 from galray.core.schema import REJECT_REASONS
 from galray.scan.document import Document, Figure, Section
 
@@ -171,7 +172,7 @@ class Report:
         text = (
             f"Of {recovery.listed} known objects {len(recovery.matched)} lie within "
             f"{recovery.radius_arcsec:.3g} arcsec of a scored source. "
-            f"At or above the threshold: {recovery.found}."
+            f"At or above the threshold: {recovery.found if len(recovery.matched) else 'none'}."
         )
         rows = [
             [row["name"], str(row["galaxy_id"]), f"{row['score']:.4f}", f"{row['separation']:.2f}"]

@@ -28,7 +28,8 @@ from galray.core.shards import read_shards
 from galray.core.storage import open_location
 from galray.data.images import Rendering, encode_jpeg, lupton_rgb
 from galray.data.mock import MockConfig, render_tile
-from galray.data.tiles import cut, open_tile
+from galray.data.tile_fits import open_tile
+from galray.data.tiles import cut
 from galray.scan.aim import Aim
 from galray.scan.columns import Columns
 from galray.scan.scan import ScanConfig, scan
@@ -297,7 +298,8 @@ def test_only_the_best_become_candidates(survey, classifier, tmp_path):
 
 def written_as(name: str, table: pa.Table, folder: Path) -> str:
     """Write a catalogue without its tiles' names, as another survey's archive would."""
-    plain = Table({n: table[n].to_numpy() for n in ("galaxy_id", "ra", "dec")}, names=["OBJID", "RA", "DEC"])
+    columns = {"OBJID": "galaxy_id", "RA": "ra", "DEC": "dec"}
+    plain = Table({theirs: table[ours].to_numpy() for theirs, ours in columns.items()})
     plain["TYPE"] = np.where(np.arange(len(plain)) % 4 == 0, "PSF", "DEV")
     path = folder / name
     if name == "hats":
@@ -349,6 +351,7 @@ def test_known_objects_a_random_arm_and_a_report(scanned, survey, classifier, tm
     assert set(table["galaxy_id"].to_pylist()) == drawn | set(best)
     assert manifest.counts["random_arm"] == len(drawn) > 4
     assert manifest.lineage["threshold"] == pytest.approx(scores[best[-1]])
+    assert manifest.counts["above_threshold"] == manifest.counts["candidates"] == 4
     report = (tmp_path / "candidates/report.md").read_text()
     assert "Of 4 known objects 3 lie within 3 arcsec of a scored source" in report
     assert "true ones among them" in report

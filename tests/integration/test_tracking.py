@@ -131,43 +131,39 @@ def history(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
 def test_a_server_that_goes_away_stops_no_job_and_loses_nothing(
     config: Paint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Away in the middle of one job, and again at its end; the next job brings what was left."""
+    """Away from the middle of one job to its end, and for a moment in the next, which delivers everything."""
     (tmp_path / "server").mkdir()
     (port,) = services.free_ports(1)
     server = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what it waits for at the job's end
     monkeypatch.setattr(outbox, "_ASK_AGAIN_S", 0.0)
-    with ExitStack() as stack:
-
-        def start() -> None:
-            stack.enter_context(services.mlflow_service(tmp_path / "server", port))
-
-        start()
-        with track("train", config) as run:
-            run.metrics({"loss": 3.0}, step=1)
-            stack.close()
-            run.metrics({"loss": 2.0}, step=2)
-            run.text("painted", "notes/note.txt")
-            assert len(spooled(config)) == 2
-            start()
-            run.metrics({"loss": 1.0}, step=3)
-            assert history(server, run.run_id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    with services.mlflow_service(tmp_path / "server", port):
+        stack = ExitStack()
+        lost = stack.enter_context(track("train", config))
+        lost.metrics({"loss": 3.0}, step=1)
+    lost.metrics({"loss": 2.0}, step=2)
+    lost.text("painted", "notes/note.txt")
+    stack.close()
+    assert len(spooled(config)) == 3
+    assert f"3 writes could not be delivered to {server}" in capsys.readouterr().err
+    with services.mlflow_service(tmp_path / "server", port):
+        client = MlflowClient(server)
+        assert client.get_run(lost.run_id).info.status == "RUNNING"
+        with track("synthesize", config) as run:
             assert spooled(config) == []
-            stack.close()
-            run.metrics({"loss": 0.5}, step=4)
-        assert len(spooled(config)) == 2
-        assert f"2 writes could not be delivered to {server}" in capsys.readouterr().err
-        start()
-        assert MlflowClient(server).get_run(run.run_id).info.status == "RUNNING"
-        with track("synthesize", config):
-            pass
-        assert spooled(config) == []
-        finished = MlflowClient(server).get_run(run.run_id)
-        assert finished.info.status == "FINISHED"
-        assert (finished.info.end_time or 0) < runs(server, config)[1]["synthesize"].info.start_time
-        assert history(server, run.run_id, "loss")[-1] == (4, 0.5)
-        copy = MlflowClient(server).download_artifacts(run.run_id, "notes/note.txt", str(tmp_path))
+            with monkeypatch.context() as network:
+                network.setattr(outbox, "answers", lambda *_: False)
+                run.metrics({"loss": 0.5}, step=1)
+                assert len(spooled(config)) == 1
+            run.metrics({"loss": 0.4}, step=2)
+            assert spooled(config) == []
+            assert history(server, run.run_id, "loss") == [(1, 0.5), (2, 0.4)]
+        assert history(server, lost.run_id, "loss") == [(1, 3.0), (2, 2.0)]
+        ended = client.get_run(lost.run_id).info
+        assert ended.status == "FINISHED"
+        assert (ended.end_time or 0) < client.get_run(run.run_id).info.start_time
+        copy = client.download_artifacts(lost.run_id, "notes/note.txt", str(tmp_path))
         assert Path(copy).read_text() == "painted"
 
 

@@ -27,7 +27,8 @@ from galray.data.mock import (
     render_tile,
     volunteers_votes,
 )
-from galray.data.tiles import cut, open_tile
+from galray.data.tile_fits import open_tile
+from galray.data.tiles import cut
 
 REAL = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data"))
 OUTPUT = Path(os.environ.get("GALRAY_TEST_OUTPUT", "tests/output"))

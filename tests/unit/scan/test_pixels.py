@@ -17,7 +17,8 @@ from galray.core.storage import Location, open_location
 from galray.data.images import Rendering, encode_png, lupton_rgb
 from galray.data.mock import MockConfig, MockTile, render_tile
 from galray.data.tile_files import Footprints, TileFiles
-from galray.data.tiles import cut, open_tile
+from galray.data.tile_fits import open_tile
+from galray.data.tiles import cut
 from galray.scan.columns import Columns, ReadColumns
 from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, images_of
 

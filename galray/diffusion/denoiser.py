@@ -84,7 +84,27 @@ PRESETS: dict[str, DenoiserConfig] = {
     # A third of the arithmetic of "64px": recognisable classes within minutes on a CPU, in coarser detail.
     "64px-quick": DenoiserConfig(64, 4, attention=(False, True, True)),
     "128px": DenoiserConfig(128, 4, (128, 192, 256)),
+    "64px-gpu": DenoiserConfig(64, 2, (192, 384, 576), (False, True, True), 2, head_dim=64, token_dim=512),
+    "128px-gpu": DenoiserConfig(
+        128, 2, (128, 256, 384, 512), (False, False, True, True), 2, head_dim=64, token_dim=512
+    ),
 }
+"""Denoisers by name: the size of their images, for a CPU unless it says ``-gpu``.
+
+What training takes of a GPU in bfloat16, as `memory.training_memory` counts it: weights, optimiser and
+average once, and activations for each image of a batch.
+
+=============  ==========  ========  =============  ==============================
+name           parameters  once      for each image  largest batch, 24 GiB / 80 GiB
+=============  ==========  ========  =============  ==============================
+``32px``        10 M       0.25 GiB   17 MiB        1250 / 4200
+``64px``        10 M       0.25 GiB   17 MiB        1250 / 4200
+``64px-quick``  11 M       0.27 GiB    6 MiB        3340 / 11000
+``128px``       21 M       0.50 GiB   27 MiB         750 / 2500
+``64px-gpu``   151 M       3.7 GiB   110 MiB         155 / 600
+``128px-gpu``  134 M       3.2 GiB   208 MiB          84 / 319
+=============  ==========  ========  =============  ==============================
+"""
 
 
 @runtime_checkable  # diffusers checks the types of a pipeline's parts

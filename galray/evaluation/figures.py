@@ -19,6 +19,7 @@ _GOAL = "#dfeee6"
 _WIDTH_IN = 8.0
 _FONT: dict[str, Any] = {"fontsize": 9}
 _COLUMNS = 4
+_LEAST_COLUMNS = 8  # of images: fewer would be blown up
 _AXIS_LABELS = {
     "brightness": "brightness",
     "flux": "flux above the sky",
@@ -41,8 +42,8 @@ def galaxy_grid(rows: Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarr
     rows : mapping
         Kind -> (real, synthetic) uint8 images (H, H, 3), all of one size.
     """
-    columns = max((len(images) for pair in rows.values() for images in pair), default=1)
-    height = _WIDTH_IN / max(columns, 4)
+    columns = max(_LEAST_COLUMNS, *(len(images) for pair in rows.values() for images in pair))
+    height = _WIDTH_IN / columns
     figure = Figure(figsize=(_WIDTH_IN, len(rows) * (2 * height + 0.34) + 0.1), layout="constrained")
     axes = figure.subplots(max(len(rows), 1), 1, squeeze=False)[:, 0]
     for ax, (name, (real, synthetic)) in zip(axes, rows.items(), strict=False):
@@ -208,8 +209,8 @@ def closest_pairs(pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, flo
     pairs : mapping
         Heading -> (galaxy, its nearest training galaxy, distance), closest first; images uint8 (H, H, 3).
     """
-    columns = max((len(of) for of in pairs.values()), default=1)
-    height = _WIDTH_IN / max(columns, 4)
+    columns = max(_LEAST_COLUMNS, *(len(of) for of in pairs.values()))
+    height = _WIDTH_IN / columns
     figure = Figure(figsize=(_WIDTH_IN, len(pairs) * (2 * height + 0.5)), layout="constrained")
     parts = figure.subfigures(len(pairs), 1, squeeze=False)[:, 0]
     for part, (heading, of) in zip(parts, pairs.items(), strict=True):

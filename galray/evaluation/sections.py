@@ -70,8 +70,9 @@ def _consistency_verdict(ratio: Estimate) -> Verdict:
     asked = f"consistency at least {CONSISTENCY_GOAL:.0%} of the accuracy on real galaxies"
     if np.isnan(ratio.value):
         return Verdict(asked, _NOTHING, "not measured")
-    beyond = "missed" if ratio.high < CONSISTENCY_GOAL else "undecided"
-    return Verdict(asked, _percent(ratio), "reached" if ratio.value >= CONSISTENCY_GOAL else beyond)
+    if ratio.value >= CONSISTENCY_GOAL:
+        return Verdict(asked, _percent(ratio), "reached")
+    return Verdict(asked, _percent(ratio), "missed" if ratio.high < CONSISTENCY_GOAL else "undecided")
 
 
 def _brightness_verdict(findings: Findings, key: str, goal: float) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import ray
@@ -87,7 +89,7 @@ class SearchNearest:
     def __init__(self, queries: ray.ObjectRef) -> None:
         self._queries = queries
 
-    def __call__(self, training: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, training: Any) -> dict[str, np.ndarray]:
         queries, ids = ray.get(self._queries), training["galaxy_id"]
         features = nearest_features(queries["features"], training["features"], ids)
         pixels = nearest_pixels(queries["thumbnail"], training["thumbnail"], ids)

@@ -27,7 +27,7 @@ class Where:  # what galray's scan asks for: an actor that holds a GPU
 def nodes():
     return {{n["NodeID"]: n for n in ray.nodes() if n["Alive"]}}
 
-ray.init(os.environ["GALRAY_TEST_GCS"], logging_level="ERROR")
+ray.init(os.environ["GALRAY_TEST_GCS"], logging_level="ERROR", log_to_driver=False)
 ray.data.DataContext.get_current().enable_progress_bars = False
 before = len(nodes())
 rows = ray.data.range(2000, override_num_blocks=1000)
@@ -75,6 +75,6 @@ def test_gpu_nodes_come_and_go_spot_first(short_folder: Path) -> None:
             timeout=240,
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert said["before"] == said["after"] == 1  # the head alone
     assert sorted(said["used"]) == [["gpu-on-demand"], ["gpu-spot"], ["gpu-spot"]]

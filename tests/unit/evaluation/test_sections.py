@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def findings(ratio: float = 0.95, difference: float = 0.01, copied: int = 1) -> 
     )
 
 
-def words(**changed: float) -> dict[str, str]:
+def words(**changed: Any) -> dict[str, str]:
     """Return the verdict on each goal, by the goal's first word."""
     return {verdict.goal.split()[0]: verdict.word for verdict in verdicts(findings(**changed))}
 

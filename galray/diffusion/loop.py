@@ -35,11 +35,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from galray.core.cluster import Progress
-from galray.core.errors import InputError
+from galray.core.errors import ConfigError, InputError
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
+from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import Draws
 from galray.diffusion.pretrained import trainable_parameters
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
@@ -150,9 +151,15 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config: TrainConfig = settings["config"]
     torch.set_num_threads(config.scaling.threads)
-    denoiser = config.start.denoiser(config.seed, settings["statistics"]).to(get_device())
+    denoiser = config.start.denoiser(config.seed, settings["statistics"])
     if config.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
+    try:
+        _check_memory(config, denoiser)
+    except ConfigError as error:  # raised, it would be tried again as if a machine had failed
+        ray.train.report({"step": 0, STOPPED: str(error)})
+        return
+    denoiser.to(get_device())
     state = TrainingState.new(config, denoiser)
     if config.compile:
         denoiser.unet.compile()
@@ -161,6 +168,15 @@ def train_loop(settings: dict[str, Any]) -> None:
     if latest is not None:
         state.restore(latest)
     _run_steps(config, state, model, settings["galaxies"], settings["run"])
+
+
+def _check_memory(config: TrainConfig, denoiser: Denoiser) -> None:
+    """Refuse a batch that this worker's GPU cannot hold, before a step is taken."""
+    device = get_device()
+    if device.type == "cuda":
+        share = -(-config.batch_size // ray.train.get_context().get_world_size())
+        gpu_bytes = torch.cuda.get_device_properties(device).total_memory
+        training_memory(denoiser, bfloat16=config.bfloat16).require_fits(share, gpu_bytes)
 
 
 def _shard(denoiser: Denoiser) -> None:

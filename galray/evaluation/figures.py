@@ -13,7 +13,7 @@ from galray.diffusion.fidelity import Draw, Nearest
 from galray.evaluation.compare import Brightness, NearCopies
 from galray.evaluation.sample import Sample
 
-STYLE = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9}
+STYLE: dict[Any, Any] = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9}
 REAL, SYNTHETIC = "#4d4d4d", "#d55e00"  # told apart by eyes of every kind
 _GOAL = "#dfeee6"
 _WIDTH_IN = 8.0

@@ -81,7 +81,7 @@ def _brightness_verdict(findings: Findings, key: str, goal: float) -> Verdict:
     differences = {row.name: getattr(row, key) for row in findings.brightness}
     if not differences:
         return Verdict(asked, _NOTHING, "not measured")
-    words = {kind: _within(difference, goal) for kind, difference in differences.items()}
+    words: dict[str, Word] = {kind: _within(difference, goal) for kind, difference in differences.items()}
     worst = max(differences, key=lambda kind: (words[kind] == "missed", abs(differences[kind].value)))
     found = f"{_percent(differences[worst], sign=True)} for {_spaced(worst)}, the worst of {len(words)}"
     return Verdict(asked, found, words[worst])

@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> Manifest:
     ):
         evidence = gather(config, lineage)
         findings = weigh(config, evidence)
-        with rc_context(figures.STYLE):
+        with rc_context(dict(figures.STYLE)):
             pictures = draw(config, lineage, evidence, findings)
         report = write(config, findings, pictures)
         files = {

@@ -305,7 +305,7 @@ def written_as(name: str, table: pa.Table, folder: Path) -> str:
     if name == "hats":
         pixels = [path / f"dataset/Norder=0/Dir=0/Npix={i}.parquet" for i in range(2)]
         thumbnail = path / "dataset/data_thumbnail.parquet"
-        arrow = pa.table({n: plain[n].tolist() for n in plain.colnames})
+        arrow = pa.table({n: np.asarray(plain[n]).tolist() for n in plain.colnames})
         pixels[0].parent.mkdir(parents=True)
         pq.write_table(arrow.slice(0, 20), pixels[0])
         pq.write_table(arrow.slice(20), pixels[1])

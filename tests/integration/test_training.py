@@ -80,14 +80,14 @@ class Training:
             self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
         self._checkpoints = root / "denoiser" / CHECKPOINTS
 
-    def wait_for_checkpoint_after(self, step_count: int) -> None:
-        """Wait until a checkpoint beyond those that stood has been kept."""
-        self._wait(lambda: len(self.kept()) and self.kept()[-1] > step_count)
+    def wait_for_checkpoint_after(self, time_s: float) -> None:
+        """Wait until a checkpoint has been kept later than this, in seconds since 1970."""
+        self._wait(lambda: max(self.kept(), default=0.0) > time_s)
 
     def kept(self) -> list[float]:
         """Return when each checkpoint that stands was kept."""
         folders = self._checkpoints.glob("checkpoint_*/state.pt")
-        return sorted(folder.stat().st_mtime for folder in folders)
+        return [folder.stat().st_mtime for folder in folders]
 
     def _wait(self, done: Callable[[], object]) -> None:
         until_s = time.monotonic() + _PATIENCE_S

@@ -22,10 +22,10 @@ from transformers import AutoModel, PreTrainedConfig, ResNetConfig
 
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, UNKNOWN, Target
 from galray.core.errors import ConfigError, InputError, nearest
+from galray.core.models import refuse_pickled
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 BACKBONES: Mapping[str, PreTrainedConfig] = {
     "resnet-tiny": ResNetConfig(
@@ -340,9 +340,7 @@ def load(folder: Path | str) -> Classifier:
         whatever code the file's author put there.
     """
     folder = Path(folder)
-    pickled = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLED_SUFFIXES)
-    if pickled:
-        raise InputError(f"{folder} holds pickled files {pickled}; save the weights as safetensors instead")
+    refuse_pickled(folder)
     model = Classifier(_read_config(folder / CONFIG_FILE))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))

@@ -1,28 +1,19 @@
-"""The denoiser: a U-Net, its condition encoder and its codec; kept as a diffusers pipeline folder."""
+"""The denoiser: a U-Net, its condition encoder and its codec."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
-from galray.core.errors import ConfigError, InputError
-from galray.diffusion.codec import Codec, PixelCodec, to_uint8
+from galray.core.errors import ConfigError
+from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.conditions import ConditionTokens, VoteEncoder
 from galray.diffusion.objective import TIMESTEPS, FlowMatching, Objective
-from galray.diffusion.sampler import Guidance, is_flow, sample, scheduler_named
-
-PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
+from galray.diffusion.sampler import is_flow
 
 
 @dataclass(frozen=True)
@@ -254,159 +245,3 @@ def _build_unet(config: DenoiserConfig, codec: Codec) -> UNet2DConditionModel:
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(cast(Tensor, unet.conv_out.bias))
     return unet
-
-
-class GalaxyPipeline(DiffusionPipeline):
-    """Votes in, galaxies out; a diffusers pipeline.
-
-    ``save_pretrained(folder)`` writes safetensors, JSON, and ``pipeline.py``, one line that imports this
-    class. The folder opens with ``GalaxyPipeline.from_pretrained(folder)``, which never runs that line,
-    and, where galray is installed, with diffusers alone:
-    ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)``. diffusers 0.42 imports no package
-    because a folder names it; a file in the folder that the caller trusts is its only way to a class
-    that is not its own.
-
-    Parameters
-    ----------
-    unet, condition_encoder, codec, scheduler
-        The parts of a `Denoiser`.
-    """
-
-    def __init__(
-        self, unet: UNet2DConditionModel, condition_encoder: ConditionEncoder, codec: Codec, scheduler: Any
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            unet=unet, condition_encoder=condition_encoder, codec=codec, scheduler=scheduler
-        )
-
-    @classmethod
-    def from_denoiser(cls, denoiser: Denoiser) -> Self:
-        """Return a pipeline around the parts of `denoiser`, which are shared, not copied."""
-        return cls(denoiser.unet, denoiser.condition_encoder, denoiser.codec, denoiser.scheduler)
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The parts as a `Denoiser`, shared, e.g. to train on."""
-        return Denoiser(self.unet, self.condition_encoder, self.codec, self.scheduler)
-
-    def save_config(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write the folder's index, and the line of Python by which diffusers alone finds this class."""
-        super().save_config(save_directory, *args, **kwargs)
-        name, index = type(self).__name__, Path(save_directory, self.config_name)
-        named = json.loads(index.read_text()) | {"_class_name": ["pipeline", name]}
-        index.write_text(json.dumps(named, indent=2) + "\n")
-        index.with_name("pipeline.py").write_text(f"from {type(self).__module__} import {name}\n")
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read the folder's index, but take this very class instead of the one that the folder names."""
-        config: Any = super().load_config(*args, **kwargs)
-        return config | {"_class_name": cls.__name__}
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Import galray's own modules that the parts come from, as diffusers imports none."""
-        for part in config_dict.values():
-            if isinstance(part, list | tuple) and str(part[0]).startswith("galray."):
-                importlib.import_module(part[0])
-        return super().extract_init_dict(config_dict, **kwargs)
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, folder: str | os.PathLike, **kwargs: Any
-    ) -> Self:
-        """Open a model folder.
-
-        Parameters
-        ----------
-        folder : path
-            A local folder, as `save_pretrained` wrote it.
-        **kwargs
-            As diffusers' ``DiffusionPipeline.from_pretrained``.
-
-        Raises
-        ------
-        InputError
-            There is no model folder at that path, or it holds a pickled file.
-        """
-        check_model_folder(folder)
-        return super().from_pretrained(
-            folder, **{"low_cpu_mem_usage": False, **kwargs, "use_safetensors": True}
-        )
-
-    def __call__(
-        self,
-        votes: Tensor,
-        weights: Tensor | None = None,
-        *,
-        seeds: Sequence[int] | None = None,
-        num_steps: int = 30,
-        guidance_scale: float = 2.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_rescale: float = 0.0,
-        sampler: str = "unipc",
-    ) -> np.ndarray:
-        """Paint one galaxy for each row of votes.
-
-        Parameters
-        ----------
-        votes : Tensor of float32, shape (B, 37)
-            NaN where anything goes; see `conditions.condition`.
-        weights : Tensor of float32, shape (B, 37), optional
-        seeds : sequence of int, optional
-            One for each galaxy; the same seed and condition give the same galaxy in any batch.
-            Default: 0 to B-1.
-        num_steps : int
-        guidance_scale, guidance_interval, guidance_rescale
-            See `sampler.Guidance`.
-        sampler : str
-            One of ``sampler.SAMPLERS``.
-
-        Returns
-        -------
-        ndarray of uint8, shape (B, H, W, 3)
-
-        Raises
-        ------
-        ConfigError
-            An option out of range, or not one seed for each galaxy.
-        """
-        seeds = range(len(votes)) if seeds is None else seeds
-        if len(seeds) != len(votes):
-            raise ConfigError(f"{len(votes)} galaxies need as many seeds, not {len(seeds)}.")
-        with torch.inference_mode():
-            weights = weights if weights is None else weights.to(self.device)
-            latents = sample(
-                self.denoiser.predict,
-                seeds,
-                self.codec.latent_shape,
-                self.condition_encoder(votes.to(self.device), weights),
-                self.condition_encoder.unconditional(len(votes)),
-                scheduler=scheduler_named(sampler, self.scheduler),
-                num_steps=num_steps,
-                guidance=Guidance(guidance_scale, guidance_interval, guidance_rescale),
-            )
-            return to_uint8(self.codec.decode(latents)).cpu().numpy()
-
-
-def check_model_folder(folder: str | os.PathLike) -> None:
-    """Refuse what is no model folder, and any that holds a pickle: opening one can run any code.
-
-    Raises
-    ------
-    InputError
-    """
-    root = Path(folder)
-    if not (root / "model_index.json").is_file():
-        raise InputError(
-            f"{root} is no model folder: it has no model_index.json. Give the folder that training wrote."
-        )
-    pickled = sorted(
-        p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in PICKLED_SUFFIXES
-    )
-    if pickled:
-        raise InputError(
-            f"{root} holds pickled files, which can run code when opened: {', '.join(pickled[:3])}. "
-            "Convert the weights to safetensors and remove these files."
-        )

@@ -39,9 +39,10 @@ from galray.core.errors import ConfigError, InputError
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.diffusion.conditions import drop_questions
-from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
+from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import Draws
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import trainable_parameters
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid

@@ -18,7 +18,7 @@ from galray.core.storage import Location
 from galray.data.batches import VotesOf
 from galray.data.images import encode_jpeg
 from galray.diffusion.conditions import Condition, condition
-from galray.diffusion.denoiser import GalaxyPipeline
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import Plan, Request
 
 _PAINTED_SCHEMA = GALAXY_SCHEMA.append(pa.field("reason", pa.string()))

@@ -26,8 +26,8 @@ from galray.core.tracking import track
 from galray.core.units import UNIT, forget_units, write_units
 from galray.data.batches import VotesOf, votes_of_class
 from galray.diffusion.conditions import condition
-from galray.diffusion.denoiser import GalaxyPipeline
 from galray.diffusion.painting import Compute, Paint
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, is_file, read_recipe
 
 

@@ -33,7 +33,8 @@ from galray.core.cluster import Scaling, connect
 from galray.core.manifest import publish
 from galray.core.storage import open_location
 from galray.diffusion.conditions import condition
-from galray.diffusion.denoiser import PRESETS, GalaxyPipeline, build_denoiser
+from galray.diffusion.denoiser import PRESETS, build_denoiser
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import RECIPES, Plan, Sampling
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 

@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
-from galray.diffusion import denoiser as _registers_the_pipeline  # noqa: F401
 from galray.diffusion.conditions import condition
 from tests.integration.conftest import RunJob
 from tests.integration.services import REPOSITORY
@@ -121,7 +120,9 @@ def assert_runs_nested(tracking_uri: str, pipeline: str) -> None:
 def assert_paints(denoiser: Location) -> None:
     """diffusers opens the published folder, and it paints."""
     with local_folder(denoiser, "denoiser") as folder:
-        pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), low_cpu_mem_usage=False)
+        pipeline: Any = DiffusionPipeline.from_pretrained(
+            str(folder), low_cpu_mem_usage=False, trust_remote_code=True
+        )
     votes = condition(["smooth", "odd", "dust_lane"]).votes
     images = pipeline(votes[None], num_steps=2)
     assert images.shape == (1, 32, 32, 3)

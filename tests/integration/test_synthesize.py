@@ -30,7 +30,8 @@ from galray.core.manifest import Manifest, publish, standing, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import open_location
 from galray.data.batches import votes_of_class
-from galray.diffusion.denoiser import DenoiserConfig, GalaxyPipeline, build_denoiser
+from galray.diffusion.denoiser import DenoiserConfig, build_denoiser
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from tests.integration.services import REPOSITORY
 

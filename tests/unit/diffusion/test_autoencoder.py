@@ -6,8 +6,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from galray.core.errors import ConfigError, EmptyInputError, InputError
 from galray.diffusion.autoencoder import AutoencoderCodec
 from galray.diffusion.codec import Codec, oriented, to_float, to_uint8
-from galray.diffusion.denoiser import GalaxyPipeline, build_denoiser
+from galray.diffusion.denoiser import build_denoiser
 from galray.diffusion.objective import FlowMatching
+from galray.diffusion.pipeline import GalaxyPipeline
 from tests.unit.diffusion import tiny_stable_diffusion
 from tests.unit.diffusion.conftest import TINY
 

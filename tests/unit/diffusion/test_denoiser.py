@@ -11,15 +11,9 @@ from galray.core.errors import ConfigError, InputError
 from galray.core.schema import ANSWER_INDEX
 from galray.diffusion.codec import PixelCodec
 from galray.diffusion.conditions import VoteEncoder, condition
-from galray.diffusion.denoiser import (
-    PRESETS,
-    Denoiser,
-    DenoiserConfig,
-    GalaxyPipeline,
-    build_denoiser,
-    preconditioning,
-)
+from galray.diffusion.denoiser import PRESETS, Denoiser, DenoiserConfig, build_denoiser, preconditioning
 from galray.diffusion.objective import PAPER, Diffusion, FlowMatching, Objective
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.sampler import SAMPLERS
 
 # diffusers 0.42 converts a tensor in a way that numpy 2 deprecates.

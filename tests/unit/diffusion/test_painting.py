@@ -15,8 +15,8 @@ from galray.core.schema import ANSWER_INDEX, ANSWER_NAMES, GALAXY_SCHEMA, N_ANSW
 from galray.core.storage import Location, open_location
 from galray.data.batches import VotesOf
 from galray.data.images import encode_jpeg
-from galray.diffusion.denoiser import GalaxyPipeline
 from galray.diffusion.painting import Asked, Compute, Paint
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import Plan, Request, Sampling
 
 SAMPLING = Sampling(num_steps=2, guidance_rescale=0.3, guidance_interval=(0.1, 1.0))

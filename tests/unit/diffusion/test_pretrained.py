@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from galray.core.errors import ConfigError, InputError
 from galray.diffusion.captions import caption
-from galray.diffusion.denoiser import Denoiser, GalaxyPipeline
+from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.objective import PAPER
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import (
     PretrainedParts,
     load_autoencoder,

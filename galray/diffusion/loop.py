@@ -7,14 +7,12 @@ takes the steps that it would have taken.
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -22,20 +20,11 @@ import torch.distributed
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from galray.core.cluster import Progress
-from galray.core.errors import ConfigError, InputError
+from galray.core.errors import ConfigError
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.diffusion.conditions import drop_questions
@@ -43,105 +32,16 @@ from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import Draws
 from galray.diffusion.pipeline import GalaxyPipeline
-from galray.diffusion.pretrained import trainable_parameters
+from galray.diffusion.state import TrainingState, is_first
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 if TYPE_CHECKING:
     from galray.diffusion.train import TrainConfig
 
-STATE_FILE = "state.pt"
 STOPPED = "stopped"
 NOISE_LEVELS = 4
-_ADAM_BETAS = (0.9, 0.99)  # gradients of other noise levels come every step: forget them sooner
-_EMA_WARMUP_POWER = 0.75
 _PREFETCHED_BATCHES = 16
-_PARTLY = StateDictOptions(full_state_dict=True, strict=False)  # what is frozen is not in checkpoints
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-
-
-@dataclass
-class TrainingState:
-    """All that a training run is; saved and restored as one.
-
-    Attributes
-    ----------
-    denoiser : Denoiser
-    average : Denoiser
-        The exponential moving average of its weights: what is published.
-    optimizer : torch.optim.Optimizer
-    step : int
-        Steps taken, skipped ones included.
-    skipped : int
-        Steps that changed nothing, since their loss or gradient was not finite.
-    """
-
-    denoiser: Denoiser
-    average: Denoiser
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    skipped: int = 0
-
-    @classmethod
-    def new(cls, config: TrainConfig, denoiser: Denoiser) -> TrainingState:
-        """Return the state before the first step; the denoiser is on its device already."""
-        average = copy.deepcopy(denoiser)
-        if config.scaling.shard:
-            _shard(denoiser)
-            _shard(average)
-        optimizer = torch.optim.AdamW(
-            trainable_parameters(denoiser),
-            lr=config.learning_rate,
-            betas=_ADAM_BETAS,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        return cls(denoiser, average, optimizer)
-
-    def save(self, folder: str) -> None:
-        """Write the state as one file; in a sharded run all workers must call this together."""
-        state = {
-            "denoiser": get_model_state_dict(self.denoiser, options=_FULL),
-            "average": get_model_state_dict(self.average, options=_FULL),
-            "optimizer": get_optimizer_state_dict(self.denoiser, self.optimizer, options=_FULL),
-            "step": self.step,
-            "skipped": self.skipped,
-        }
-        if is_first():
-            torch.save(state, Path(folder, STATE_FILE))
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was taken, by however many workers."""
-        state = read_state(checkpoint)
-        restore_trained(self.denoiser, state["denoiser"])
-        restore_trained(self.average, state["average"])
-        set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=_PARTLY)
-        self.step, self.skipped = state["step"], state["skipped"]
-
-    def update_average(self, decay: float) -> None:
-        """Move the average towards the weights; early on faster than `decay`, which would keep the start."""
-        warming = 1 - (1 + self.step) ** -_EMA_WARMUP_POWER
-        update: Any = get_ema_multi_avg_fn(min(decay, warming))
-        update(trainable_parameters(self.average), trainable_parameters(self.denoiser), 0)
-
-
-def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read a checkpoint's file."""
-    with checkpoint.as_directory() as folder:
-        # weights_only: a checkpoint from a bucket must not run code here
-        return torch.load(Path(folder, STATE_FILE), weights_only=True, map_location="cpu")
-
-
-def restore_trained(module: nn.Module, weights: dict[str, Any]) -> None:
-    """Load the trained weights of a checkpoint; those that are frozen are where the module came from."""
-    missing = {name for name, p in module.named_parameters() if p.requires_grad} - set(weights)
-    if missing:
-        raise InputError(f"The checkpoint lacks {len(missing)} weights, such as {min(missing)}. Start over.")
-    set_model_state_dict(module, weights, options=_PARTLY)
-
-
-def is_first() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -178,18 +78,6 @@ def _check_memory(config: TrainConfig, denoiser: Denoiser) -> None:
         share = -(-config.batch_size // ray.train.get_context().get_world_size())
         gpu_bytes = torch.cuda.get_device_properties(device).total_memory
         training_memory(denoiser, bfloat16=config.bfloat16).require_fits(share, gpu_bytes)
-
-
-def _shard(denoiser: Denoiser) -> None:
-    """Divide weights, gradients and optimiser state among the workers (FSDP2), a U-Net level at a time."""
-    unet, encoder = denoiser.unet, cast(nn.Module, denoiser.condition_encoder)
-    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, encoder):
-        if level is not None:
-            fully_shard(cast(nn.Module, level))
-    fully_shard(denoiser)
-    # Painting calls these, not `forward`.
-    register_fsdp_forward_method(denoiser, "predict")
-    register_fsdp_forward_method(encoder, "unconditional")
 
 
 def _run_steps(

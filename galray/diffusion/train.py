@@ -24,11 +24,12 @@ from galray.diffusion.cache import cached_galaxies
 from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig
-from galray.diffusion.loop import STOPPED, read_state, restore_trained, train_loop
+from galray.diffusion.loop import STOPPED, train_loop
 from galray.diffusion.objective import PAPER, Diffusion, FlowMatching
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
 from galray.diffusion.start import Start, Statistics
+from galray.diffusion.state import read_state, restore_trained
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 

@@ -10,7 +10,8 @@ from ray.train import Checkpoint
 from galray.core.schema import N_ANSWERS
 from galray.diffusion import loop
 from galray.diffusion.denoiser import Denoiser
-from galray.diffusion.loop import StepDraws, StepLog, TrainingState, train_step
+from galray.diffusion.loop import StepDraws, StepLog, train_step
+from galray.diffusion.state import TrainingState
 from galray.diffusion.train import PRESETS, TrainConfig
 
 CONFIG: TrainConfig = PRESETS["debug"].config

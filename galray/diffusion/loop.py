@@ -238,8 +238,8 @@ class StepLog:
 
     def flush(self, state: TrainingState) -> dict[str, float]:
         """Return the means since the last flush, the loss by noise level too, and begin anew."""
-        loss = torch.cat([m["loss"] for m in self._steps])
-        level = (torch.cat([m["t"] for m in self._steps]) * NOISE_LEVELS).long().clamp(max=NOISE_LEVELS - 1)
+        loss, t = (of_all_workers(torch.cat([m[name] for m in self._steps])) for name in ("loss", "t"))
+        level = (t * NOISE_LEVELS).long().clamp(max=NOISE_LEVELS - 1)
         elapsed_s = time.monotonic() - self._since_s
         report = {
             "step": state.step,
@@ -256,6 +256,15 @@ class StepLog:
                 report[f"loss_t_{low:.2f}_{high:.2f}"] = float(loss[level == k].mean())
         self._clear()
         return report
+
+
+def of_all_workers(values: Any) -> Any:
+    """Join each worker's tensor, or list; all workers must call this together."""
+    if not torch.distributed.is_initialized():
+        return values
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, values.cpu() if isinstance(values, Tensor) else values)
+    return torch.cat(shares) if isinstance(values, Tensor) else [value for share in shares for value in share]
 
 
 def report(state: TrainingState, metrics: dict[str, float], due: bool) -> None:
@@ -286,12 +295,8 @@ def _what_stopped(
     config: TrainConfig, state: TrainingState, metrics: dict[str, Any], batch: dict[str, Tensor]
 ) -> str:
     """Name the step, the galaxies of its batch, worst first, and the last good checkpoint."""
-    share = (metrics["loss"].isfinite().tolist(), batch["galaxy_id"].tolist())
-    shares: list[Any] = [share]
-    if torch.distributed.is_initialized():
-        shares = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, share)
-    finite, ids = ([value for part in shares for value in part[k]] for k in (0, 1))
+    finite = of_all_workers(metrics["loss"].isfinite().tolist())
+    ids = of_all_workers(batch["galaxy_id"].tolist())
     bad = [galaxy_id for galaxy_id, good in zip(ids, finite, strict=True) if not good]
     kept = state.step - 1 - (state.step - 1) % config.checkpoint_every
     return (

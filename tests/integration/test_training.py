@@ -26,7 +26,8 @@ from tests.integration.conftest import RunJob
 from tests.integration.services import REPOSITORY
 
 GALAXIES, SIZE_PX = 90, 32
-OPTIONS = ("--steps", "200", "--batch-size", "16", "--log-every", "5", "--checkpoint-every", "20")
+OPTIONS = ("--steps", "120", "--batch-size", "15", "--log-every", "5", "--checkpoint-every", "20")
+EXACT = (*OPTIONS, "--no-bfloat16")
 _PATIENCE_S = 120.0
 
 
@@ -75,7 +76,7 @@ class Training:
     """A training job in a process of its own, to be killed."""
 
     def __init__(self, root: Path, log: Path) -> None:
-        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *OPTIONS, "--resume"]
+        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *EXACT, "--resume"]
         with log.open("ab") as file:
             self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
         self._checkpoints = root / "denoiser" / CHECKPOINTS
@@ -117,23 +118,49 @@ class Training:
         return self._process.wait(timeout=_PATIENCE_S)
 
 
+def run_of(root: Path) -> Path:
+    """Return a pipeline's root with galaxies to train on."""
+    publish_galaxies(open_location(str(root / "galaxies")))
+    return root
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, run_job: RunJob) -> Path:
+    """A training that nobody disturbed, by one worker."""
+    root = run_of(tmp_path_factory.mktemp("calm"))
+    assert run_job("train", "debug", "--root", str(root), *EXACT).returncode == 0
+    return root
+
+
+def assert_same_curve(found: dict[int, set[float]], expected: dict[int, set[float]], rtol: float) -> None:
+    """A step that was taken again gave the loss that it had given before, and that of the calm run."""
+    assert sorted(found) == sorted(expected) == list(range(5, 121, 5))
+    for step, values in found.items():
+        np.testing.assert_allclose(sorted(values), [*expected[step]] * len(values), rtol=rtol)
+
+
 @pytest.mark.timeout(400)
-def test_killed_and_resumed_trains_the_same(tmp_path: Path, run_job: RunJob) -> None:
+def test_killed_and_resumed_trains_the_same(calm: Path, tmp_path: Path) -> None:
     """A lost worker and a lost machine: the same losses at the same steps, and the same weights."""
-    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
-    for root in (calm, disturbed):
-        publish_galaxies(open_location(str(root / "galaxies")))
-    assert run_job("train", "debug", "--root", str(calm), *OPTIONS).returncode == 0
-    log = tmp_path / "log.txt"
-    first = Training(disturbed, log)
+    root, log = run_of(tmp_path / "disturbed"), tmp_path / "log.txt"
+    first = Training(root, log)
     first.wait_for_checkpoint_after(0)
     first.kill_worker()
     first.wait_for_checkpoint_after(time.time())
     first.kill_all()
-    assert Training(disturbed, log).end() == 0, log.read_text()[-3000:]
-    expected, found = loss_curve(calm), loss_curve(disturbed)
-    assert sorted(found) == sorted(expected) == list(range(5, 201, 5))
-    for step, values in found.items():  # a step that was taken again gave the loss that it had given
-        np.testing.assert_allclose(sorted(values), [*expected[step]] * len(values), rtol=1e-4)
+    assert Training(root, log).end() == 0, log.read_text()[-3000:]
+    assert_same_curve(loss_curve(root), loss_curve(calm), rtol=1e-4)
     for name, values in weights(calm).items():
-        np.testing.assert_allclose(weights(disturbed)[name], values, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(weights(root)[name], values, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("sharded", [(), ("--scaling.shard",)], ids=["replicated", "sharded"])
+def test_two_workers_take_the_same_steps(
+    calm: Path, tmp_path: Path, run_job: RunJob, sharded: tuple[str, ...]
+) -> None:
+    """Batches, draws and gradients do not depend on how the batch is shared out, unevenly too."""
+    root = run_of(tmp_path / "two")
+    options = (*EXACT, "--scaling.workers", "2", *sharded)
+    assert run_job("train", "debug", "--root", str(root), *options).returncode == 0
+    assert_same_curve(loss_curve(root), loss_curve(calm), rtol=2e-3)

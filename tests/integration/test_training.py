@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,18 +19,23 @@ import pytest
 import safetensors.numpy
 from mlflow import MlflowClient
 
+from galray.core.cluster import Scaling, connect
+from galray.core.errors import TrainingError
 from galray.core.manifest import publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location, open_location
 from galray.data.images import encode_jpeg
-from galray.diffusion.train import CHECKPOINTS
-from tests.integration.conftest import RunJob
+from galray.diffusion.train import CHECKPOINTS, PRESETS, train
 from tests.integration.services import REPOSITORY
 
 GALAXIES, SIZE_PX = 90, 32
-OPTIONS = ("--steps", "120", "--batch-size", "15", "--log-every", "5", "--checkpoint-every", "20")
-EXACT = (*OPTIONS, "--no-bfloat16")
+STEPS = {"steps": 60, "batch_size": 15, "log_every": 5, "checkpoint_every": 10, "bfloat16": False}
 _PATIENCE_S = 120.0
+pytestmark = [  # of Ray's own, which runs in this process too
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def publish_galaxies(location: Location) -> None:
@@ -72,11 +79,18 @@ def weights(root: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(root / "denoiser/unet/diffusion_pytorch_model.safetensors")
 
 
+def option(name: str, value: float) -> list[str]:
+    """Return one of STEPS as the command line has it."""
+    dashed = name.replace("_", "-")
+    return [f"--no-{dashed}"] if value is False else [f"--{dashed}", str(value)]
+
+
 class Training:
     """A training job in a process of its own, to be killed."""
 
     def __init__(self, root: Path, log: Path) -> None:
-        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *EXACT, "--resume"]
+        options = [word for name, value in STEPS.items() for word in option(name, value)]
+        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *options, "--resume"]
         with log.open("ab") as file:
             self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
         self._checkpoints = root / "denoiser" / CHECKPOINTS
@@ -125,16 +139,26 @@ def run_of(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, run_job: RunJob) -> Path:
-    """A training that nobody disturbed, by one worker."""
-    root = run_of(tmp_path_factory.mktemp("calm"))
-    assert run_job("train", "debug", "--root", str(root), *EXACT).returncode == 0
+def _local_ray() -> Iterator[None]:
+    with connect():
+        yield
+
+
+def trained(root: Path, **options: Any) -> Path:
+    """Train in this process's Ray session."""
+    train(replace(PRESETS["debug"].config, root=str(root), **STEPS, **options))
     return root
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, _local_ray: None) -> Path:
+    """A training that nobody disturbed, by one worker."""
+    return trained(run_of(tmp_path_factory.mktemp("calm")))
 
 
 def assert_same_curve(found: dict[int, set[float]], expected: dict[int, set[float]], rtol: float) -> None:
     """A step that was taken again gave the loss that it had given before, and that of the calm run."""
-    assert sorted(found) == sorted(expected) == list(range(5, 121, 5))
+    assert sorted(found) == sorted(expected) == list(range(5, STEPS["steps"] + 1, 5))
     for step, values in found.items():
         np.testing.assert_allclose(sorted(values), [*expected[step]] * len(values), rtol=rtol)
 
@@ -155,12 +179,14 @@ def test_killed_and_resumed_trains_the_same(calm: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("sharded", [(), ("--scaling.shard",)], ids=["replicated", "sharded"])
-def test_two_workers_take_the_same_steps(
-    calm: Path, tmp_path: Path, run_job: RunJob, sharded: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_two_workers_take_the_same_steps(calm: Path, tmp_path: Path, shard: bool) -> None:
     """Batches, draws and gradients do not depend on how the batch is shared out, unevenly too."""
-    root = run_of(tmp_path / "two")
-    options = (*EXACT, "--scaling.workers", "2", *sharded)
-    assert run_job("train", "debug", "--root", str(root), *options).returncode == 0
+    root = trained(run_of(tmp_path / "two"), scaling=Scaling(workers=2, shard=shard))
     assert_same_curve(loss_curve(root), loss_curve(calm), rtol=2e-3)
+
+
+def test_a_loss_that_is_no_number_stops_at_once(tmp_path: Path, _local_ray: None) -> None:
+    """The message names step, galaxies and checkpoint, and no machine is tried again for it."""
+    with pytest.raises(TrainingError, match=r"Step \d+: .*the whole batch: \d+, .*--learning-rate"):
+        trained(run_of(tmp_path / "hot"), learning_rate=1e30, gradient_clip=1e30, warmup_steps=0)

@@ -24,12 +24,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from galray.core.cluster import Progress
-from galray.core.errors import ConfigError
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.diffusion.conditions import drop_questions
-from galray.diffusion.denoiser import Denoiser
-from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import Draws
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.state import TrainingState, is_first
@@ -42,6 +39,7 @@ if TYPE_CHECKING:
 STOPPED = "stopped"
 NOISE_LEVELS = 4
 _PREFETCHED_BATCHES = 16
+_WORST_LOSS = 1e9  # Ray keeps metrics as JSON, which has no infinity
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -52,15 +50,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     """
     config: TrainConfig = settings["config"]
     torch.set_num_threads(config.scaling.threads)
-    denoiser = config.start.denoiser(config.seed, settings["statistics"])
-    if config.gradient_checkpointing:
-        denoiser.unet.enable_gradient_checkpointing()
-    try:
-        _check_memory(config, denoiser)
-    except ConfigError as error:  # raised, it would be tried again as if a machine had failed
-        ray.train.report({"step": 0, STOPPED: str(error)})
-        return
-    denoiser.to(get_device())
+    denoiser = config.untrained(settings["statistics"]).to(get_device())
     state = TrainingState.new(config, denoiser)
     if config.compile:
         denoiser.unet.compile()
@@ -69,15 +59,6 @@ def train_loop(settings: dict[str, Any]) -> None:
     if latest is not None:
         state.restore(latest)
     _run_steps(config, state, model, settings["galaxies"], settings["run"])
-
-
-def _check_memory(config: TrainConfig, denoiser: Denoiser) -> None:
-    """Refuse a batch that this worker's GPU cannot hold, before a step is taken."""
-    device = get_device()
-    if device.type == "cuda":
-        share = -(-config.batch_size // ray.train.get_context().get_world_size())
-        gpu_bytes = torch.cuda.get_device_properties(device).total_memory
-        training_memory(denoiser, bfloat16=config.bfloat16).require_fits(share, gpu_bytes)
 
 
 def _run_steps(
@@ -90,7 +71,10 @@ def _run_steps(
     for batch in log.waiting_for(batches(config, galaxies, state.step)):
         metrics = train_step(config, state, model, batch)
         if not metrics["finite"] and config.on_nonfinite == "stop":
-            ray.train.report({"step": state.step, STOPPED: _what_stopped(config, state, metrics, batch)})
+            # Not raised: it would be tried again, as if a machine had failed. What was learnt is kept.
+            stopped = {"step": state.step, "loss": _WORST_LOSS, STOPPED: _what_stopped(state, metrics, batch)}
+            state.step -= 1
+            report(state, stopped, due=True)
             return
         log.add(metrics)
         if progress:
@@ -267,7 +251,7 @@ def of_all_workers(values: Any) -> Any:
     return torch.cat(shares) if isinstance(values, Tensor) else [value for share in shares for value in share]
 
 
-def report(state: TrainingState, metrics: dict[str, float], due: bool) -> None:
+def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:
     """Report to Ray Train, with a checkpoint when one is due; its upload goes on beside the next steps."""
     if not due:
         ray.train.report(metrics)
@@ -291,18 +275,15 @@ def _show_samples(config: TrainConfig, state: TrainingState, run: Run) -> None:
         run.figure(figure, f"samples/step-{state.step:07d}.png")
 
 
-def _what_stopped(
-    config: TrainConfig, state: TrainingState, metrics: dict[str, Any], batch: dict[str, Tensor]
-) -> str:
+def _what_stopped(state: TrainingState, metrics: dict[str, Any], batch: dict[str, Tensor]) -> str:
     """Name the step, the galaxies of its batch, worst first, and the last good checkpoint."""
     finite = of_all_workers(metrics["loss"].isfinite().tolist())
     ids = of_all_workers(batch["galaxy_id"].tolist())
     bad = [galaxy_id for galaxy_id, good in zip(ids, finite, strict=True) if not good]
-    kept = state.step - 1 - (state.step - 1) % config.checkpoint_every
     return (
         f"Step {state.step}: the loss or its gradient is not finite. "
         f"Galaxies with such a loss: {', '.join(map(str, bad)) or 'none, the gradient overflowed'}; "
         f"the whole batch: {', '.join(map(str, ids))}. "
-        f"The last good checkpoint is of step {kept}. "
+        f"The state before it, after step {state.step - 1}, is kept. "
         "Lower --learning-rate, look at these galaxies, or give --on-nonfinite skip; then --resume."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import ray
 import torch
 import tyro
 from ray.train import Result
@@ -25,6 +26,7 @@ from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig
 from galray.diffusion.loop import STOPPED, train_loop
+from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import PAPER, Diffusion, FlowMatching
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
@@ -127,6 +129,13 @@ class TrainConfig(JobConfig):
             self.train_text_encoder,
         )
 
+    def untrained(self, statistics: Statistics | None) -> Denoiser:
+        """Return the denoiser before its first step, on the CPU."""
+        denoiser = self.start.denoiser(self.seed, statistics)
+        if self.gradient_checkpointing:
+            denoiser.unet.enable_gradient_checkpointing()
+        return denoiser
+
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine down to the share that is left at the last step."""
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
@@ -164,8 +173,9 @@ def train(config: TrainConfig) -> Manifest:
         caches = config.location(config.cache)
         cached = cached_galaxies(galaxies, caches, codec, emphasis=config.emphasis, scaling=config.scaling)
         statistics = fit_statistics(config, codec, cached)
+        check_memory(config, statistics)
         result = fit(config, output, cached, statistics, run)
-        pipeline = averaged_pipeline(config.start.denoiser(config.seed, statistics), result)
+        pipeline = averaged_pipeline(config.untrained(statistics), result)
         with tempfile.TemporaryDirectory() as folder:
             pipeline.save_pretrained(folder)
             publication.add_folder(Path(folder))
@@ -185,6 +195,25 @@ def fit_statistics(config: TrainConfig, codec: Codec, cached: CachedGalaxies) ->
     batch = next(iter(TrainingStream(cached, size, config.seed)))
     fitted = codec.fit_statistics([torch.from_numpy(batch["cached"])])
     return fitted.mean, fitted.std
+
+
+def check_memory(config: TrainConfig, statistics: Statistics | None) -> None:
+    """Refuse a batch that a GPU of the cluster cannot hold, before training takes any.
+
+    Raises
+    ------
+    ConfigError
+        It names the largest batch that fits.
+    """
+    if config.scaling.use_gpu:
+        share = -(-config.batch_size // (config.scaling.min_workers or config.scaling.workers))
+        memory = training_memory(config.untrained(statistics), bfloat16=config.bfloat16)
+        memory.require_fits(share, ray.get(_gpu_bytes.remote()))
+
+
+@ray.remote(num_gpus=1, max_calls=1)
+def _gpu_bytes() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def fit(

@@ -186,7 +186,8 @@ def test_two_workers_take_the_same_steps(calm: Path, tmp_path: Path, shard: bool
     assert_same_curve(loss_curve(root), loss_curve(calm), rtol=2e-3)
 
 
-def test_a_loss_that_is_no_number_stops_at_once(tmp_path: Path, _local_ray: None) -> None:
+@pytest.mark.usefixtures("_local_ray")
+def test_a_loss_that_is_no_number_stops_at_once(tmp_path: Path) -> None:
     """The message names step, galaxies and checkpoint, and no machine is tried again for it."""
     with pytest.raises(TrainingError, match=r"Step \d+: .*the whole batch: \d+, .*--learning-rate"):
         trained(run_of(tmp_path / "hot"), learning_rate=1e30, gradient_clip=1e30, warmup_steps=0)

@@ -104,10 +104,10 @@ def test_the_message_names_the_galaxies(state: TrainingState) -> None:
     batch = batch_of(0)
     loss = torch.ones(CONFIG.batch_size)
     loss[[2, 5]] = torch.nan
-    text = loop._what_stopped(CONFIG, state, {"loss": loss}, batch)
+    text = loop._what_stopped(state, {"loss": loss}, batch)
     assert "Step 14" in text
     assert "such a loss: 2, 5;" in text
-    assert "of step 10." in text
+    assert "after step 13, is kept" in text
 
 
 def test_step_log_splits_loss_by_noise_level(state: TrainingState) -> None:

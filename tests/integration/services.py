@@ -6,7 +6,9 @@ server, and a Ray cluster that takes submitted jobs. Each is stopped through its
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.data import DataContext
 
 REPOSITORY = Path(__file__).parents[2]
 CEPH_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
@@ -140,6 +144,24 @@ def mlflow_service(folder: Path, port: int = 0) -> Iterator[str]:
     with _process(folder / "mlflow.out", *command, env=environment):
         _wait(lambda: _answers(f"http://127.0.0.1:{port}/health"), "the MLflow server", folder)
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def local_ray(num_gpus: int = 0) -> Iterator[None]:
+    """A Ray of two cores in this process; GPUs are there in name only."""
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=num_gpus,
+        object_store_memory=256 << 20,
+        logging_level=logging.ERROR,
+    )
+    DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @contextmanager

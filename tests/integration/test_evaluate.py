@@ -6,10 +6,7 @@ training galaxies among it; the classifier is trained by its job, on classes alo
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +27,7 @@ from galray.core.storage import Location, open_location
 from galray.data.images import decode_rgb, encode_jpeg, encode_png
 from galray.data.mock import MockConfig, cutout_jpeg, draw_truth
 from galray.evaluation.evaluate import PRESETS, EvaluateConfig, evaluate
+from tests.integration import services
 
 SIZE_PX = 32
 COUNT = 260
@@ -43,16 +41,8 @@ pytestmark = [  # of Ray's own, which runs in this process
 
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
-    import ray  # after galray, which sets what Ray reads at its import
-    from ray.data import DataContext
-
-    ray.init(address="local", num_cpus=2, object_store_memory=256 << 20, logging_level=logging.ERROR)
-    DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
-    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    with services.local_ray():
+        yield
 
 
 def mock_galaxies(start: int, stop: int) -> list[dict[str, Any]]:

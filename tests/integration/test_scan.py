@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from galray.scan.aim import Aim
 from galray.scan.columns import Columns
 from galray.scan.scan import ScanConfig, scan
 from galray.scan.vet import VetConfig, vet
+from tests.integration import services
 
 SIZE_PX = 32
 N_TILES = 3
@@ -46,19 +44,9 @@ pytestmark = [  # of Ray's own, which runs in this process
 
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
-    """Two cores, and a GPU in name only, so that the pipeline for GPUs runs too."""
-    import ray  # after galray, which sets what Ray reads at its import
-    from ray.data import DataContext
-
-    ray.init(
-        address="local", num_cpus=2, num_gpus=1, object_store_memory=256 << 20, logging_level=logging.ERROR
-    )
-    DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
-    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    """A GPU in name, so that the pipeline for GPUs runs too."""
+    with services.local_ray(num_gpus=1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +19,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 import torch
+from ray import cloudpickle
 
 from galray.core import units
 from galray.core.cluster import Scaling
@@ -33,6 +31,7 @@ from galray.data.batches import votes_of_class
 from galray.diffusion.denoiser import DenoiserConfig, build_denoiser
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
+from tests.integration import services
 from tests.integration.services import REPOSITORY
 
 TINY = DenoiserConfig(
@@ -59,18 +58,9 @@ pytestmark = [  # of Ray's own, which runs in this process
 
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray() -> Iterator[None]:
-    import ray  # after galray, which sets what Ray reads at its import
-    from ray import cloudpickle
-    from ray.data import DataContext
-
-    ray.init(address="local", num_cpus=2, object_store_memory=256 << 20, logging_level=logging.ERROR)
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
-    DataContext.get_current().enable_progress_bars = False
-    yield
-    ray.shutdown()
-    with warnings.catch_warnings():  # Ray leaves its children's handles to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    with services.local_ray():
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import a test
+        yield
 
 
 @pytest.fixture(scope="module")

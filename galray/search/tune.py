@@ -20,6 +20,7 @@ from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import ClassifyConfig, check_lineage, fit
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
+from galray.core.errors import TrainingError
 from galray.core.manifest import Manifest, publish, standing, write_parquet
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, track
@@ -171,12 +172,20 @@ def _trial(params: dict[str, Any], config: SearchConfig, storage: Location, run:
 
 
 def trial_table(results: ResultGrid) -> pd.DataFrame:
-    """Return one row for each trial: its point, seed and last validation figures."""
+    """Return one row for each trial: its point, seed and last validation figures.
+
+    Raises
+    ------
+    TrainingError
+        A trial was interrupted before its first epoch: Ray Tune returns at the first Ctrl-C.
+    """
     rows = []
     for result in results:
-        if result.error or not result.metrics or not result.config:
+        if result.error:
             raise RuntimeError(f"A trial failed: {result.error}. Mend its cause, then go on with --resume.")
-        figures = {name: result.metrics.get(name, np.nan) for name in _FIGURES}
+        if not result.config or OBJECTIVE not in (result.metrics or {}):
+            raise TrainingError("The search was interrupted: not every trial has run. Go on with --resume.")
+        figures = {name: result.metrics[name] for name in _FIGURES}
         epochs = result.metrics.get("step", 0)
         rows.append({**result.config["point"], "seed": result.config["seed"], "epochs": epochs, **figures})
     return pd.DataFrame(rows)

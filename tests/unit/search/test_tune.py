@@ -1,11 +1,14 @@
 """The points of a search, and how trials become a ranking."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from galray.core.errors import ConfigError
-from galray.search.tune import SearchConfig, heat_map, summarise
+from galray.core.errors import ConfigError, TrainingError
+from galray.search.tune import SearchConfig, heat_map, summarise, trial_table
 
 
 def trials() -> pd.DataFrame:
@@ -36,6 +39,19 @@ def test_trials_of_one_guidance_share_a_synthetic_set() -> None:
     other = config.classification(4.0, 0.2, seed=1)
     assert first.synthetic == second.synthetic != other.synthetic
     assert first.synthetic == config.synthesis(2.0).output
+
+
+def test_an_interrupted_search_is_not_taken_for_a_whole_one() -> None:
+    point = {"guidance_scale": 2.0, "augmentation_ratio": 0.1}
+    figures = {"average_precision": 0.5, "completeness": 0.6, "purity": 0.7, "f1": 0.65, "step": 8}
+    run = SimpleNamespace(error=None, config={"point": point, "seed": 0}, metrics=figures)
+    results: Any = [run]
+    assert trial_table(results).iloc[0].to_dict() | point | {"seed": 0, "epochs": 8, "purity": 0.7} == (
+        trial_table(results).iloc[0].to_dict()
+    )
+    results.append(SimpleNamespace(error=None, config=run.config, metrics={}))
+    with pytest.raises(TrainingError, match="--resume"):
+        trial_table(results)
 
 
 def test_summary_ranks_means_over_seeds() -> None:

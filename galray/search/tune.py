@@ -183,10 +183,11 @@ def trial_table(results: ResultGrid) -> pd.DataFrame:
     for result in results:
         if result.error:
             raise RuntimeError(f"A trial failed: {result.error}. Mend its cause, then go on with --resume.")
-        if not result.config or OBJECTIVE not in (result.metrics or {}):
+        metrics = result.metrics or {}
+        if not result.config or OBJECTIVE not in metrics:
             raise TrainingError("The search was interrupted: not every trial has run. Go on with --resume.")
-        figures = {name: result.metrics[name] for name in _FIGURES}
-        epochs = result.metrics.get("step", 0)
+        figures = {name: metrics[name] for name in _FIGURES}
+        epochs = metrics["step"]
         rows.append({**result.config["point"], "seed": result.config["seed"], "epochs": epochs, **figures})
     return pd.DataFrame(rows)
 

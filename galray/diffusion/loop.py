@@ -256,11 +256,12 @@ def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:
     if not due:
         ray.train.report(metrics)
         return
-    folder = tempfile.mkdtemp(prefix="galray-checkpoint-")  # Ray removes it once it is uploaded
+    # The first worker's alone has a file in it; Ray removes it once it is uploaded.
+    folder = tempfile.mkdtemp(prefix="galray-checkpoint-") if is_first() else ""
     state.save(folder)
     ray.train.report(
         metrics,
-        checkpoint=Checkpoint.from_directory(folder) if is_first() else None,
+        checkpoint=Checkpoint.from_directory(folder) if folder else None,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )
 

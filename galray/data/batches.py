@@ -12,11 +12,11 @@ import ray
 from ray.data import Dataset
 from ray.data.expressions import col
 
+from galray.core.cells import votes_array
 from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
 from galray.core.schema import (
     ANSWER_INDEX,
     LABEL_ANSWERS,
-    N_ANSWERS,
     QUESTION_INDEX,
     QUESTION_OF_ANSWER,
     votes_of_label,
@@ -44,12 +44,6 @@ def decoded_once(galaxies: Dataset) -> Dataset:
     """
     galaxies.context.enable_progress_bars = False  # training shows its own progress
     return galaxies.materialize()
-
-
-def votes_array(galaxies: pa.Table) -> np.ndarray:
-    """Return the votes column as float32, shape (n, 37)."""
-    votes = galaxies["votes"].combine_chunks()
-    return votes.flatten().to_numpy(zero_copy_only=False).reshape(-1, N_ANSWERS)
 
 
 def condition_votes(galaxies: pa.Table) -> np.ndarray:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
+from galray.core.cells import to_cells
 from galray.core.cluster import Scaling, say
 from galray.core.manifest import Manifest, publish, standing
 from galray.core.schema import N_ANSWERS, fingerprint
@@ -124,7 +125,7 @@ class Prepare:
         columns = [
             galaxies["galaxy_id"].combine_chunks(),
             pa.FixedSizeListArray.from_arrays(pa.array(votes.ravel()), N_ANSWERS),
-            _cells(cached, self._schema.field("cached").type),
+            to_cells(cached),
             pa.nulls(len(galaxies), pa.string()),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
@@ -143,7 +144,3 @@ def _cache_schema(codec: Codec) -> pa.Schema:
 
 def _numpy_type(codec: Codec) -> str:
     return str(codec.cached_dtype).removeprefix("torch.")
-
-
-def _cells(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

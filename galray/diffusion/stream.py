@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import IterableDataset
 
+from galray.core.cells import from_cells, votes_array
 from galray.core.errors import EmptyInputError, InputError
 from galray.core.manifest import Manifest
-from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 
 CACHE_KIND = "latents"
@@ -97,8 +97,8 @@ class CachedGalaxies:
         table = pa.concat_tables(tables).combine_chunks()
         return {
             "galaxy_id": table["galaxy_id"].to_numpy(),
-            "votes": _cells(table["votes"], pa.float32()).reshape(-1, N_ANSWERS),
-            "cached": _cells(table["cached"]).view(self.dtype).reshape(len(table), *self.shape),
+            "votes": votes_array(table),
+            "cached": from_cells(table["cached"]).view(self.dtype).reshape(len(table), *self.shape),
         }
 
     def _read(self, block: Block) -> pa.Table:
@@ -117,15 +117,6 @@ class CachedGalaxies:
 @lru_cache(maxsize=_OPEN_FILES)
 def _open(location: Location, path: str) -> pq.ParquetFile:
     return pq.ParquetFile(location.filesystem.open_input_file(f"{location.path}/{path}"))
-
-
-def _cells(column: pa.ChunkedArray, kind: pa.DataType | None = None) -> np.ndarray:
-    """View a column of fixed-size cells as one flat array: bytes, or numbers of the given type."""
-    cells = column.combine_chunks()
-    if kind is not None:
-        return cells.flatten().to_numpy(zero_copy_only=False)
-    width = cells.type.byte_width
-    return np.frombuffer(cells.buffers()[1], np.uint8, len(cells) * width, cells.offset * width)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from galray.core.cells import from_cells, to_cells
 from galray.core.errors import ImageRejected
 from galray.data.images import Rendering, decode_rgb, lupton_rgb, resize
 from galray.data.sources import climbs_out
@@ -83,23 +84,16 @@ class Scanned:
             "reason": self._reason,
             "detail": self._detail,
             "flags": self._flags,
-            "pixels": _cells(self._pixels),
+            "pixels": to_cells(self._pixels),
         }
         return pa.table(columns, schema=scanned_schema(self._pixels.shape[1]))
 
 
 def images_of(block: pa.Table) -> np.ndarray:
     """Return the images of a `scanned_schema` block, uint8 (n, size_px, size_px, 3), without a copy."""
-    cells = block["pixels"].combine_chunks()
-    width = cells.type.byte_width
-    size_px = int((width // 3) ** 0.5)
-    pixels = np.frombuffer(cells.buffers()[1], np.uint8, len(cells) * width, cells.offset * width)
-    return pixels.reshape(len(cells), size_px, size_px, 3)
-
-
-def _cells(pixels: np.ndarray) -> pa.Array:
-    kind = pa.binary(int(np.prod(pixels.shape[1:])))
-    return pa.FixedSizeBinaryArray.from_buffers(kind, len(pixels), [None, pa.py_buffer(pixels)])
+    pixels = from_cells(block["pixels"])
+    size_px = int((pixels.shape[1] // 3) ** 0.5)
+    return pixels.reshape(len(pixels), size_px, size_px, 3)
 
 
 @dataclass(frozen=True)

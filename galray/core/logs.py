@@ -15,7 +15,7 @@ def quiet_driver() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     progress = logging.getLogger("ray.data._internal.progress.logging_progress")
     progress.setLevel(logging.INFO)
-    progress.addFilter(lambda record: "Total Progress" in record.getMessage())
+    progress.addFilter(_tells_progress)
     _silence_ray_about_itself()
 
 
@@ -31,6 +31,11 @@ def quiet_worker() -> None:
     # find neither, and never give back the cores of a finished trial.
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     _silence_ray_about_itself()
+
+
+def _tells_progress(record: logging.LogRecord) -> bool:
+    """Keep how far the whole is, once Ray Data knows of how much: not ``0/?``, nor each operator."""
+    return "Total Progress" in record.getMessage() and not record.getMessage().endswith("/?")
 
 
 def _silence_ray_about_itself() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
+from hardware import hardware
 
 from galray.core.cluster import connect
 from galray.core.schema import ANSWERS
@@ -38,9 +38,8 @@ def main(sizes: tuple[int, ...]) -> None:
         command = [sys.executable, __file__, "driver", str(rows)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         peaks[rows] = float(said.splitlines()[-1])
-    hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     figures = {"driver_peak_mib": peaks, "growth": max(peaks.values()) / min(peaks.values())}
-    print(json.dumps(figures | {"hardware": hardware}))
+    print(json.dumps(figures | {"hardware": hardware()}))
 
 
 def drive(rows: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
+from hardware import hardware
 from PIL import Image
 
 from galray.core.cluster import connect
@@ -148,17 +148,6 @@ def enlarged(jpeg: bytes, random: np.random.Generator) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def hardware() -> dict[str, str | int]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    return {
-        "processor": processor or platform.processor(),
-        "cores": os.cpu_count() or 1,
-        "memory_gib": memory_gib,
-    }
 
 
 if __name__ == "__main__":

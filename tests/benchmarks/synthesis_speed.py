@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils.logging import disable_progress_bar
+from hardware import hardware
 
 from galray.core.cluster import Scaling, connect
 from galray.core.manifest import publish
@@ -138,17 +138,6 @@ def write_denoiser(root: Path) -> None:
         pipeline.save_pretrained(folder)
         with publish(open_location(str(root / "denoiser")), "denoiser") as publication:
             publication.add_folder(Path(folder))
-
-
-def hardware() -> dict[str, str | int]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    return {
-        "processor": processor or platform.processor(),
-        "cores": os.cpu_count() or 1,
-        "memory_gib": memory_gib,
-    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""Can the denoiser paint what it has never seen? Dust lanes in early types, learnt from disks alone.
+
+    python tests/benchmarks/extrapolation.py FOLDER [steps] [guidance scale]
+
+One mock survey has dust lanes in edge-on disks and none in early types: a denoiser trains on it. Another, of
+other galaxies, has them in a quarter of its early types: a classifier trains on it. The denoiser then paints
+early types with a dust lane, and early types without that request; the classifier, at the threshold that
+its validation galaxies chose, says which of them it takes for early types with a dust lane. Its test galaxies
+say how far to trust it. Keeps all runs and ``painted.png`` in FOLDER, and goes on where it was interrupted.
+Prints one JSON object on the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hardware import hardware
+from matplotlib.figure import Figure
+
+from galray.classifier import network
+from galray.classifier.decision import Decision
+from galray.classifier.metrics import Rate
+from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
+from galray.classifier.train import PRESETS as CLASSIFIERS
+from galray.classifier.train import classify
+from galray.core.cluster import connect
+from galray.core.manifest import Manifest, local_folder
+from galray.core.shards import SHARDS
+from galray.core.storage import Location, open_location
+from galray.data.batches import decode_images
+from galray.data.images import decode_rgb
+from galray.data.ingest import PRESETS as INGESTS
+from galray.data.ingest import ingest
+from galray.data.mock import MockConfig
+from galray.data.survey import SurveyConfig, make_survey
+from galray.diffusion.synthesize import SynthesizeConfig, synthesize
+from galray.diffusion.train import PRESETS as DENOISERS
+from galray.diffusion.train import train
+
+LABELLED, PAINTED = 5000, 200
+WITHOUT = """\
+- label: completely_round_smooth
+  answers: {smooth: 0.8, not_odd: 0.95, completely_round: 0.8}
+- label: in_between_smooth
+  answers: {smooth: 0.8, not_odd: 0.95, in_between: 0.8}
+"""
+SHOWN = 12
+
+
+def main(folder: str, steps: int = 650, guidance_scale: float = 2.0) -> None:
+    disks_only, everything = Path(folder, "disks-only"), Path(folder, "everything")
+    everything.mkdir(parents=True, exist_ok=True)
+    (everything / "without.yaml").write_text(WITHOUT)
+    with connect():
+        make_galaxies(disks_only, MockConfig(dust_lane_fraction_early=0.0))
+        make_galaxies(everything, MockConfig(dust_lane_fraction_early=0.25, seed=1))
+        train(
+            replace(DENOISERS["laptop"].config, root=str(disks_only), steps=steps, emphasis=(), resume=True)
+        )
+        classify(replace(CLASSIFIERS["laptop"].config, root=str(everything), resume=True))
+        painted = {
+            "asked": paint(disks_only, "dust_lane_early_type", guidance_scale),
+            "not_asked": paint(disks_only, str(everything / "without.yaml"), guidance_scale),
+        }
+    classifier = open_location(str(everything / "classifier"))
+    figures = {
+        "hardware": hardware(),
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "seeds": {"disks_only": 0, "everything": 1, "training": 0, "painting": 0},
+        "shown_to_the_denoiser": shown(disks_only),
+        "classifier_on_test": on_test(classifier),
+        **{name: accepted(classifier, place).as_dict() for name, place in painted.items()},
+    }
+    picture(painted).savefig(Path(folder, "painted.png"), dpi=110)
+    print(json.dumps(figures))
+
+
+def make_galaxies(root: Path, mock: MockConfig) -> None:
+    make_survey(SurveyConfig(root=str(root), labelled=LABELLED, tiles=0, mock=mock, resume=True))
+    ingest(replace(INGESTS["mock"].config, root=str(root), resume=True))
+
+
+def paint(root: Path, recipe: str, guidance_scale: float) -> Location:
+    output = root / f"painted-{Path(recipe).stem}-{guidance_scale:g}"
+    synthesize(
+        SynthesizeConfig(
+            root=str(root),
+            output=str(output),
+            recipe=recipe,
+            count=PAINTED,
+            guidance_scale=guidance_scale,
+            resume=True,
+        )
+    )
+    return open_location(str(output))
+
+
+def read(location: Location) -> pa.Table:
+    paths = Manifest.read(location).paths(location, SHARDS)
+    return pa.concat_tables(pq.read_table(path, filesystem=location.filesystem) for path in paths)
+
+
+def shown(root: Path) -> dict[str, int]:
+    """Count, in truth and by volunteers' votes, the targets among what the denoiser may have seen."""
+    known = pq.read_table(root / "survey/truth/labelled.parquet", columns=["dust_lane_early_type"])
+    galaxies = read(open_location(str(root / "galaxies")))
+    return {
+        "galaxies": len(known),
+        "dust_lane_early_types": int(np.sum(known["dust_lane_early_type"].to_numpy())),
+        "taken_for_them_by_volunteers": int((truth(galaxies, DUST_LANE_EARLY_TYPE) == 1).sum()),
+    }
+
+
+def on_test(classifier: Location) -> dict[str, Any]:
+    report = json.loads((classifier / "metrics.json").read_bytes())["test"]
+    counts = {name: report[name] for name in ("true_positives", "false_negatives", "false_positives")}
+    return counts | {"completeness": report["completeness"], "purity": report["purity"]}
+
+
+def accepted(classifier: Location, painted: Location) -> Rate:
+    """Return the share of painted galaxies that the classifier takes for its target."""
+    decision = Decision.read(classifier)
+    with local_folder(classifier, "classifier") as folder:
+        model = network.load(folder)
+    images = decode_images(read(painted), model.config.size_px)
+    scores = network.predict(model, images).targets[:, 0]
+    return Rate(int((scores >= decision.threshold).sum()), len(scores))
+
+
+def picture(painted: dict[str, Location]) -> Figure:
+    """Show some galaxies of each kind, unselected."""
+    figure = Figure(figsize=(SHOWN, 2.6), layout="constrained")
+    axes = figure.subplots(len(painted), SHOWN)
+    for row, (name, place) in zip(axes, painted.items(), strict=True):
+        row[0].set_title(f"dust lane {name.replace('_', ' ')} for", loc="left", fontsize=9)
+        for ax, data in zip(row, read(place)["image"].to_pylist(), strict=False):
+            ax.imshow(decode_rgb(data))
+            ax.axis("off")
+    return figure
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:3]), *map(float, sys.argv[3:4]))

@@ -15,10 +15,10 @@ test: $(VENV)/.installed-dev ## Set up, check the code and run all tests
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest tests/unit
-	$(RUN) -m pytest tests/integration
+	$(RUN) -m pytest tests/integration --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-dev ## Run the benchmarks; each prints one line of JSON
-	@for script in tests/benchmarks/*.py; do echo "$$script"; $(RUN) $$script || exit 1; done
+	@for script in tests/benchmarks/*_speed.py tests/benchmarks/*_memory.py; do echo "$$script"; $(RUN) $$script || exit 1; done
 
 clean: ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache galray.egg-info tests/output

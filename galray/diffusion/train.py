@@ -21,6 +21,7 @@ from galray.core.manifest import Manifest, publish, standing
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, track
 from galray.data.batches import EmphasisRule
+from galray.data.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.cache import cached_galaxies
 from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
@@ -32,7 +33,6 @@ from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
 from galray.diffusion.start import Start, Statistics
 from galray.diffusion.state import read_state, restore_trained
-from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 CHECKPOINTS = "checkpoints"

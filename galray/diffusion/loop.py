@@ -25,11 +25,12 @@ from torch.nn.utils import clip_grad_norm_
 from galray.core.cluster import Progress
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
+from galray.core.workers import is_first, of_all_workers
 from galray.data.stream import CachedGalaxies, TrainingStream, loader
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.objective import Draws
 from galray.diffusion.pipeline import GalaxyPipeline
-from galray.diffusion.state import TrainingState, is_first
+from galray.diffusion.state import TrainingState
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 if TYPE_CHECKING:
@@ -227,15 +228,6 @@ class StepLog:
                 report[f"loss_t_{low:.2f}_{high:.2f}"] = float(loss[level == k].mean())
         self._clear()
         return report
-
-
-def of_all_workers(values: Any) -> Any:
-    """Join each worker's tensor, or list; all workers must call this together."""
-    if not torch.distributed.is_initialized():
-        return values
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, values.cpu() if isinstance(values, Tensor) else values)
-    return torch.cat(shares) if isinstance(values, Tensor) else [value for share in shares for value in share]
 
 
 def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:

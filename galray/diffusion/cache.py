@@ -14,6 +14,7 @@ from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.batches import Emphasise, condition_votes, decode_images, read_galaxies
 from galray.data.cache import cache_table, cached
+from galray.data.labelled import Labelled
 from galray.data.stream import CachedGalaxies, Column
 from galray.diffusion.codec import Codec
 
@@ -27,6 +28,7 @@ def cached_galaxies(
     codec: Codec,
     *,
     emphasis: Sequence[str] = (),
+    labelled: Labelled | None = None,
     scaling: Scaling | None = None,
 ) -> CachedGalaxies:
     """Return the training galaxies as the codec caches them, computed now unless they stand already.
@@ -40,6 +42,8 @@ def cached_galaxies(
     codec : Codec
     emphasis : sequence of str
         See `galray.data.batches.Emphasise`.
+    labelled : Labelled, optional
+        All others take part without votes.
     scaling : Scaling, optional
         Its GPUs encode, where it has any.
     """
@@ -47,10 +51,11 @@ def cached_galaxies(
         "votes": Column((N_ANSWERS,), "float32"),
         "cached": Column(tuple(codec.cached_shape), str(codec.cached_dtype).removeprefix("torch.")),
     }
-    key = {"codec": codec.fingerprint(), "emphasis": list(emphasis)}
+    key: dict[str, Any] = {"codec": codec.fingerprint(), "emphasis": list(emphasis)}
+    key |= {"labelled": labelled.fingerprint} if labelled else {}
 
     def prepared() -> Dataset:
-        rows = read_galaxies(galaxies, "train", _COLUMNS)
+        rows = read_galaxies(galaxies, "train", _COLUMNS, labelled=labelled)
         if emphasis:
             rows = rows.map_batches(Emphasise(emphasis), batch_format="pyarrow")
         return _encoded(rows, codec, scaling or Scaling())

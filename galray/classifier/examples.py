@@ -16,7 +16,10 @@ from galray.classifier.losses import Balance, ClassBalance, balance
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import morphology, truths
 from galray.classifier.teacher import Teacher, is_known
+from galray.classifier.votes import N_QUESTIONS, volunteers
+from galray.core.cells import votes_array
 from galray.core.errors import EmptyInputError
+from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.batches import decode_images, read_galaxies
 from galray.data.cache import cache_table, cached
@@ -35,7 +38,8 @@ class PrepareGalaxies:
 
     Called by Ray Data with Arrow tables; returns what `cache_table` makes of ``galaxy_id`` int64 [n],
     ``image`` uint8 [n, size, size, 3], ``morphology`` int64 [n] and ``targets`` int8 [n, targets], -1 where
-    unknown.
+    unknown; where votes are learnt, ``votes`` float32 [n, 37] and how many gave them, ``volunteers`` float32
+    [n, 11].
 
     Parameters
     ----------
@@ -64,17 +68,27 @@ class PrepareGalaxies:
         return cache_table({"galaxy_id": galaxies["galaxy_id"].to_numpy(), "image": images, **kept})
 
     def labels(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        """Return ``morphology`` and ``targets`` alone; needs `LABEL_COLUMNS` only."""
-        return {
+        """Return what is true of galaxies, without their images; needs `LABEL_COLUMNS` only."""
+        labels = {
             "morphology": morphology(galaxies, self._config.classes),
             "targets": truths(galaxies, self._config.targets),
         }
+        if not self._config.votes:
+            return labels
+        votes = votes_array(galaxies)
+        counted = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
+        return {**labels, "votes": votes, "volunteers": volunteers(votes, counted)}
 
 
 def label_columns(config: ClassifierConfig) -> dict[str, Column]:
     """Return what is cached of labels; without a target there are none to cache."""
-    targets = {"targets": Column((len(config.targets),), "int8")} if config.targets else {}
-    return {"morphology": Column((), "int64"), **targets}
+    columns = {"morphology": Column((), "int64")}
+    if config.targets:
+        columns["targets"] = Column((len(config.targets),), "int8")
+    if config.votes:
+        columns["votes"] = Column((N_ANSWERS,), "float32")
+        columns["volunteers"] = Column((N_QUESTIONS,), "float32")
+    return columns
 
 
 def with_targets(batch: Mapping[str, Any], empty: Any) -> Any:
@@ -119,16 +133,16 @@ class Examples:
         real = _real(config, settings, "train")
         judged = {split: _real(config, settings, split) for split in JUDGED_SPLITS}
         synthetic = _synthetic(config, settings) if config.synthetic_per_step else None
-        labels = labels_of(real, settings)
+        labels = labels_of(real)
         draw = None
         if config.balance == "class-balanced":
             draw = ClassBalance.of(labels, len(settings.classes))
         measured = measure_balance(
-            config, settings, labels, labels_of(synthetic, settings) if synthetic else None, draw
+            config, settings, labels, labels_of(synthetic) if synthetic else None, draw
         )
         shares = measured.assumed
         if config.prior == "natural":
-            natural = labels_of(judged["validation"], settings)
+            natural = labels_of(judged["validation"])
             shares = balance(natural, len(settings.classes), "none").assumed
         settings = replace(settings, class_shares=shares.classes, prevalence=shares.prevalence)
         return cls(settings, measured, draw, real, synthetic, judged)
@@ -189,9 +203,10 @@ def _cached(
         ) from error
 
 
-def labels_of(galaxies: CachedGalaxies, settings: ClassifierConfig) -> dict[str, np.ndarray]:
+def labels_of(galaxies: CachedGalaxies) -> dict[str, np.ndarray]:
     """Read ``morphology`` int64 [n] and ``targets`` int8 [n, targets] of cached galaxies."""
-    rows = galaxies.read(galaxies.blocks, list(label_columns(settings)))
+    names = [name for name in ("morphology", "targets") if name in galaxies.columns]
+    rows = galaxies.read(galaxies.blocks, names)
     empty = np.empty((len(rows["galaxy_id"]), 0), np.int8)
     return {"morphology": rows["morphology"], "targets": with_targets(rows, empty)}
 

@@ -18,11 +18,13 @@ from galray.classifier.figures import class_curve_figure, confusion_figure, curv
 from galray.classifier.losses import balance
 from galray.classifier.metrics import ClassReport, bootstrapped
 from galray.classifier.network import ClassifierConfig, Shares
+from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
 
 JUDGED_SPLITS = ("validation", "test")
 PURITIES = (0.6, 0.9)
 COMPLETENESSES = (0.6, 0.9)
 _RESAMPLES = 200
+_VOLUNTEERS = 5  # of fewer, fractions say little
 
 
 def of_split(predictions: pa.Table, split: str) -> pa.Table:
@@ -169,6 +171,7 @@ def _judge_split(
         "galaxies": len(rows),
         "morphology": classes.as_dict() | _class_figures(rows, config),
         "calibration": calibration.judged(rows, config),
+        **({"votes": _vote_errors(rows)} if config.votes else {}),
     }
     if decision is None:
         return judged
@@ -182,6 +185,17 @@ def _judge_split(
         "average_precision": precision.as_dict(),
         **_at_fixed(truth, score),
     }
+
+
+def _vote_errors(rows: pa.Table) -> dict[str, Any]:
+    """Return each question's mean absolute error of vote fractions, over its answers, where it was asked."""
+    truth, said, asked = (_matrix(rows, name) for name in ("votes", "votes_predicted", "volunteers"))
+    error = np.abs(said - truth)
+    errors = {}
+    for index, question in enumerate(DECISION_TREE):
+        of_question = error[asked[:, index] >= _VOLUNTEERS][:, index == QUESTION_OF_ANSWER].mean(axis=1)
+        errors[question.name] = _estimate(lambda e: float(e.mean()) if len(e) else np.nan, of_question)
+    return errors
 
 
 def _class_figures(rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
@@ -233,7 +247,11 @@ def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
 
 def _probabilities(rows: pa.Table) -> np.ndarray:
     """Return the classes' probabilities, float32 (n, classes)."""
-    column = rows["morphology_probability"].combine_chunks()
+    return _matrix(rows, "morphology_probability")
+
+
+def _matrix(rows: pa.Table, name: str) -> np.ndarray:
+    column = rows[name].combine_chunks()
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), column.type.list_size)
 
 

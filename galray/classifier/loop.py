@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
@@ -31,6 +32,7 @@ from galray.classifier.examples import Examples, with_targets
 from galray.classifier.judging import JUDGED_SPLITS, validation_metrics
 from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
+from galray.classifier.votes import vote_loss
 from galray.core.cluster import Progress
 from galray.core.workers import is_first, of_all_workers, rank_of
 from galray.data.stream import Batch, CachedGalaxies, MixedStream, TrainingStream, loader
@@ -133,6 +135,8 @@ def train_step(
     loss = losses.loss(
         outputs, batch["morphology"].to(device), targets.to(device), examples.balance, config.focal_gamma
     )
+    if outputs.votes is not None:
+        loss += vote_loss(outputs.votes, batch["votes"].to(device), batch["volunteers"].to(device))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -191,13 +195,18 @@ def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch) 
         "split": [split] * len(batch["galaxy_id"]),
         "morphology": batch["morphology"],
         "morphology_predicted": said.morphology.argmax(axis=1),
-        "morphology_probability": pa.FixedSizeListArray.from_arrays(
-            pa.array(said.morphology.ravel()), said.morphology.shape[1]
-        ),
+        "morphology_probability": _rows(said.morphology),
     }
+    if said.votes is not None:
+        columns |= {"votes": _rows(batch["votes"]), "votes_predicted": _rows(said.votes)}
+        columns["volunteers"] = _rows(batch["volunteers"])
     if model.config.targets:
         columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
     return pa.table(columns)
+
+
+def _rows(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _headline(report: dict[str, float]) -> str:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from galray.classifier.backbones import PRETRAINED, architecture_of, build, width_of
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, Target
+from galray.classifier.votes import expected_fractions
 from galray.core.errors import ConfigError, InputError
 from galray.core.models import refuse_pickled
+from galray.core.schema import N_ANSWERS
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -46,6 +48,8 @@ class ClassifierConfig:
         a survey's. Empty: not recorded.
     class_shares : tuple of float
         Share of each class that the classes' probabilities assume. Empty: not recorded.
+    votes : bool
+        Whether it also tells the volunteers' votes, from which its features then learn.
     architecture : mapping
         A pretrained backbone's configuration, as transformers writes it; empty for a built-in one.
     """
@@ -56,6 +60,7 @@ class ClassifierConfig:
     targets: tuple[Target, ...] = (DUST_LANE_EARLY_TYPE,)
     prevalence: tuple[float, ...] = ()
     class_shares: tuple[float, ...] = ()
+    votes: bool = False
     architecture: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,17 +95,22 @@ class ClassifierConfig:
 
 
 class Outputs(NamedTuple):
-    """Logits, float32: ``morphology`` [B, classes] and ``targets`` [B, targets]."""
+    """Logits, float32: ``morphology`` [B, classes], ``targets`` [B, targets], ``votes`` [B, 37] or None."""
 
     morphology: Tensor
     targets: Tensor
+    votes: Tensor | None = None
 
 
 class Probabilities(NamedTuple):
-    """Probabilities, float32: ``morphology`` [B, classes], rows sum to 1, and ``targets`` [B, targets]."""
+    """Probabilities, float32: ``morphology`` [B, classes], rows sum to 1, and ``targets`` [B, targets].
+
+    Where votes are told, ``votes`` [B, 37] are the expected fractions.
+    """
 
     morphology: np.ndarray
     targets: np.ndarray
+    votes: np.ndarray | None = None
 
 
 class Shares(NamedTuple):
@@ -126,6 +136,7 @@ class Classifier(nn.Module):
         width = width_of(architecture)
         self.morphology_head = nn.Linear(width, len(config.classes))
         self.target_head = nn.Linear(width, len(config.targets)) if config.targets else None
+        self.votes_head = nn.Linear(width, N_ANSWERS) if config.votes else None
 
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's pooled features [B, width] of uint8 images [B, H, W, 3]."""
@@ -149,7 +160,8 @@ class Classifier(nn.Module):
     def heads(self, features: Tensor) -> Outputs:
         """Return the logits of features [B, width], float32."""
         targets = self.target_head(features) if self.target_head else features.new_empty(len(features), 0)
-        return Outputs(self.morphology_head(features), targets)
+        votes = self.votes_head(features) if self.votes_head else None
+        return Outputs(self.morphology_head(features), targets, votes)
 
 
 @torch.no_grad()
@@ -197,7 +209,8 @@ def examine(
     features = features.float()
     logits = model.heads(features)
     morphology, targets = logits.morphology.softmax(dim=1), logits.targets.sigmoid()
-    return Probabilities(morphology.cpu().numpy(), targets.cpu().numpy()), features.cpu().numpy()
+    votes = expected_fractions(logits.votes).cpu().numpy() if logits.votes is not None else None
+    return Probabilities(morphology.cpu().numpy(), targets.cpu().numpy(), votes), features.cpu().numpy()
 
 
 def save(model: Classifier, folder: Path | str) -> None:

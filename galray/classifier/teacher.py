@@ -80,7 +80,8 @@ class Teacher:
 
 def is_known(labels: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return of which galaxies anything is known: bool, shape (n,)."""
-    return (labels["morphology"] != UNKNOWN) | (labels["targets"] != UNKNOWN).any(axis=1)
+    known = (labels["morphology"] != UNKNOWN) | (labels["targets"] != UNKNOWN).any(axis=1)
+    return known | labels["volunteers"].any(axis=1) if "volunteers" in labels else known
 
 
 def _named(config: ClassifierConfig) -> str:

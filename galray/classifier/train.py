@@ -60,6 +60,8 @@ class ClassifyConfig(JobConfig):
     target: str = "dust_lane_early_type"
     """What to find: a built-in target, or name=expression over GZ2 answers. Empty: no rare target, the
     morphology classes alone."""
+    votes: bool = False
+    """Learn the volunteers' votes too, each question as surely as it was asked often."""
     backbone: str = "resnet-small"
     pretrained: str = ""
     """Start from this network instead, a local folder or hub id of transformers with safetensors."""
@@ -122,7 +124,7 @@ class ClassifyConfig(JobConfig):
     def network(self) -> ClassifierConfig:
         """Return the network's configuration; refuses an unknown backbone or target."""
         targets = (find_target(self.target),) if self.target else ()
-        return ClassifierConfig(self.backbone, self.size_px, targets=targets)
+        return ClassifierConfig(self.backbone, self.size_px, targets=targets, votes=self.votes)
 
     @property
     def synthetic_per_step(self) -> int:

@@ -14,17 +14,13 @@ from galray.classifier.losses import balance
 from galray.classifier.network import predict
 from galray.classifier.state import TrainingState
 from galray.classifier.train import PRESETS, ClassifyConfig
+from galray.classifier.votes import expected_fractions
 from galray.core.manifest import publish, write_parquet
 from galray.core.storage import open_location
 from galray.data.cache import cache_table
 from galray.data.stream import CACHE_KIND, CachedGalaxies, Column, loader
 
 GALAXIES, SIZE_PX = 27, 32
-COLUMNS = {
-    "image": Column((SIZE_PX, SIZE_PX, 3), "uint8"),
-    "morphology": Column((), "int64"),
-    "targets": Column((1,), "int8"),
-}
 CONFIG: ClassifyConfig = replace(
     PRESETS["debug"].config,
     synthetic="painted",
@@ -36,20 +32,24 @@ CONFIG: ClassifyConfig = replace(
 CPU = torch.device("cpu")
 
 
-def cache(folder: Path, first_id: int) -> CachedGalaxies:
-    """Publish noise as cached galaxies."""
+def cache(folder: Path, first_id: int, more: dict[str, np.ndarray] | None = None) -> CachedGalaxies:
+    """Publish noise as cached galaxies, with more columns."""
     random = np.random.default_rng(abs(first_id))
     batch = {
         "galaxy_id": np.arange(first_id, first_id + GALAXIES),
         "image": random.integers(0, 256, (GALAXIES, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
         "morphology": random.integers(0, 5, GALAXIES),
         "targets": random.integers(0, 2, (GALAXIES, 1)).astype(np.int8),
+        **(more or {}),
     }
     location = open_location(str(folder))
     with publish(location, CACHE_KIND) as publication:
         table = cache_table(batch).drop_columns(["reason"])
         publication.add(write_parquet(location, "shards/part-0.parquet", table, 10))
-        columns = {name: asdict(column) for name, column in COLUMNS.items()}
+        columns = {
+            name: asdict(Column(values.shape[1:], str(values.dtype))) for name, values in batch.items()
+        }
+        columns.pop("galaxy_id")
         publication.lineage = {"columns": columns, "rows_per_block": 10}
     return CachedGalaxies.open(location)
 
@@ -136,6 +136,33 @@ def test_every_judged_galaxy_is_predicted_once(examples: Examples) -> None:
     assert rows["galaxy_id"].to_pylist() == [*range(GALAXIES), *range(-100, GALAXIES - 100)]
     probability = np.array(rows["morphology_probability"].to_pylist())
     np.testing.assert_array_equal(probability.argmax(axis=1), rows["morphology_predicted"].to_numpy())
+
+
+def test_votes_are_learnt_and_predicted(examples: Examples, tmp_path: Path) -> None:
+    config = replace(CONFIG, votes=True, synthetic="")
+    torch.manual_seed(0)
+    votes = expected_fractions(3 * torch.randn(1, 37)).expand(GALAXIES, -1).numpy()
+    known = {"votes": votes, "volunteers": np.full((GALAXIES, 11), 20, np.float32)}
+    real = cache(tmp_path / "voted", 50, known)
+    voted = replace(
+        examples,
+        network=replace(examples.network, votes=True),
+        real=real,
+        synthetic=None,
+        judged={"test": real},
+    )
+    state = start(config, voted, CPU)
+    first = vote_error(state, voted)
+    for _ in range(8):
+        batches = iter(loader(mixed_stream(config, voted, state.step), 0))
+        train_epoch(config, voted, state, state.model, islice(batches, 3))
+    assert vote_error(state, voted) < first
+
+
+def vote_error(state: TrainingState, examples: Examples) -> float:
+    rows = predict_splits(state.average, False, examples.judged)
+    truth, said = (np.array(rows[name].to_pylist()) for name in ("votes", "votes_predicted"))
+    return float(np.abs(truth - said).mean())
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

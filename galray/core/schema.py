@@ -232,7 +232,6 @@ REJECT_REASONS: dict[str, str] = {
     "outside_tile": "the source's cutout lies outside its tile",
     "bad_position": "the source's position is missing or not on the sky",
     "missing_radius": "cutouts are scaled to the source's radius, which is missing or not positive",
-    "not_selected": "rows that the selection leaves out; the detail is their number",
     "grade_without_candidate": "the graded galaxy is not among the candidates",
 }
 

@@ -36,7 +36,7 @@ def scanned_schema(size_px: int) -> pa.Schema:
     ``pixels`` holds an image a cell, uint8 (size_px, size_px, 3); zeros where ``reason`` is set.
     """
     fields = [(field.name, field.type) for field in SOURCE_SCHEMA]
-    return pa.schema([*fields, ("flags", pa.int32()), ("pixels", pa.binary(size_px * size_px * 3))])
+    return pa.schema([*fields, ("pixels", pa.binary(size_px * size_px * 3))])
 
 
 class Scanned:
@@ -57,14 +57,14 @@ class Scanned:
         )
         self.tile: list[str | None] = sources["tile"].to_pylist()
         self._pixels = np.zeros((len(sources), size_px, size_px, 3), np.uint8)
-        self._flags = np.zeros(len(sources), np.int32)
+        self._flags = pc.fill_null(sources["flags"], 0).to_numpy().copy()
         self._reason: list[str | None] = sources["reason"].to_pylist()
         self._detail: list[str | None] = sources["detail"].to_pylist()
 
     def accept(self, row: int, rgb: np.ndarray, flags: int = 0) -> None:
         """Take an image, uint8 (H, W, 3), resampled to the block's size."""
         self._pixels[row] = resize(rgb, self._pixels.shape[1])
-        self._flags[row] = flags
+        self._flags[row] |= flags
 
     def reject(self, rows: Sequence[int] | np.ndarray, reason: str, detail: str) -> None:
         """Set rows aside for one of ``schema.REJECT_REASONS``."""
@@ -109,9 +109,10 @@ class AssignTiles:
 
     def __call__(self, sources: pa.Table) -> pa.Table:
         ra_deg, dec_deg = (pc.fill_null(sources[name], np.nan).to_numpy() for name in ("ra", "dec"))
-        lost = sources["reason"].is_valid().to_numpy() | ~_on_the_sky(ra_deg, dec_deg)
+        lost = ~_on_the_sky(ra_deg, dec_deg)
         owners = self.footprints.owners(np.where(lost, np.nan, ra_deg), np.where(lost, np.nan, dec_deg))
-        outside = (owners == None) & ~lost  # noqa: E711 (an array's elements)
+        waiting = sources["reason"].is_null().to_numpy()
+        outside = (owners == None) & ~lost & waiting  # noqa: E711 (an array's elements)
         detail = f"its position lies on none of {len(self.footprints)} tiles"
         columns = {name: sources[name] for name in SOURCE_SCHEMA.names}
         columns |= {

@@ -1,18 +1,21 @@
 """A survey -> scores -> ranked candidates, on Ray Data.
 
-The catalogue streams; a block of its rows is the unit of work. One task reads the block's tiles, cuts
-and colours its sources, scores them and writes them as one shard, so that pixels never leave the
-process. What cannot be cut or decoded becomes a reject: rows in = scores + rejects + not selected.
+Every row of the catalogue ends as one row of scores or one of rejects, or is counted as not selected,
+whatever is killed and however often the scan is resumed: the catalogue is cut into units
+(`galray.scan.partition`), each of which is done once (`galray.core.units`). One task reads a unit's tiles,
+cuts and colours its sources, scores them and writes them as one shard, so that pixels never leave the
+process. The rows are counted before the scores are published.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
-from ray.data import Dataset
+import pyarrow as pa
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
@@ -21,9 +24,10 @@ from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import PublishError
 from galray.core.manifest import Manifest, Publication, local_folder, publish, standing
 from galray.core.schema import SCORE_SCHEMA
-from galray.core.shards import REJECTS, read_shards, rejects_told, write_shards
+from galray.core.shards import rejects_told, shard_paths
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
+from galray.core.units import forget_units, write_units
 from galray.data.expressions import Expression
 from galray.data.images import BANDS, Rendering
 from galray.data.tile_files import TileFiles
@@ -31,8 +35,11 @@ from galray.scan.aim import Aim, decide
 from galray.scan.catalogue import read_sources
 from galray.scan.columns import Columns
 from galray.scan.handover import HandOver
+from galray.scan.partition import SOURCES, prepare, prepared, units_of
 from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies
-from galray.scan.scoring import Score, score_in_task
+from galray.scan.scoring import ScoreUnit, UnitImages
+
+_DECIDES_PIXELS = ("tiles", "tile_files", "bands", "rendering", "cutout_px", "cutout_radii", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class ScanConfig(JobConfig):
     """Which survey to scan, with which classifier, and what makes a candidate."""
 
     catalogue: str = "{root}/survey/catalogue"
-    """Parquet (a file, a folder or HATS), FITS, CSV or VOTable; best ordered by tile."""
+    """Parquet (a file, a folder or HATS), FITS, CSV or VOTable."""
     columns: Columns = field(default_factory=Columns)
     """What the catalogue calls its columns; those of SDSS, the Legacy Survey and GZ2 are known."""
     select: str = ""
@@ -83,7 +90,8 @@ class ScanConfig(JobConfig):
     batch_size: int = 128
     """Images that the classifier takes at once."""
     rows_per_task: int = 1024
-    """Catalogue rows of one unit of work, and of one shard of scores."""
+    """Sources of one unit of work, and of one shard of scores, but whole tiles of up to eight times as
+    many; for a billion sources, 65536."""
     gpus: int = 0
     """Actors that score, one GPU each; 0 scores on the CPUs, in the tasks that cut."""
     bfloat16: bool = False
@@ -187,32 +195,57 @@ class _Survey:
             parents[galaxies.uri] = Manifest.read(galaxies, "galaxies").fingerprint
         return parents
 
-    def sources(self) -> Dataset:
-        """Stream the survey's sources with their images: read, then cut or decode."""
+    @cached_property
+    def _galaxies(self) -> Location:
+        return self.config.location(self.config.galaxies)
+
+    @cached_property
+    def _tiles(self) -> TileFiles:
+        config = self.config
+        return TileFiles(config.location(config.tiles), config.tile_files, config.bands)
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what the sources to scan follow from, as JSON has it."""
+        names = ("catalogue", "columns", "select", "tiles", "tile_files", "rows_per_task")
+        asked = asdict(self.config)
+        return json.loads(json.dumps({name: asked[name] for name in names}))
+
+    def _files(self, output: Location) -> Manifest:
+        """Return the files that are the units: of galaxies, or of the catalogue's sources."""
+        if self.config.galaxies:
+            shard_paths(self._galaxies, "galaxies")  # refuses what is not as it was published
+            return Manifest.read(self._galaxies, "galaxies")
+        return prepared(output, self._asked()) or self._prepare(output)
+
+    def _prepare(self, output: Location) -> Manifest:
+        config = self.config
+        catalogue = config.location(config.catalogue)
+        rows = read_sources(catalogue, config.columns, config.selection(), self._tiles)
+        return prepare(output, self._asked(), rows, config.rows_per_task)
+
+    def _images(self, output: Location) -> UnitImages:
         config, size_px = self.config, self.network.size_px
         if config.galaxies:
-            rows = read_shards(config.location(config.galaxies), "galaxies", columns=GALAXY_COLUMNS)
-            images = DecodeGalaxies(size_px)
-        else:
-            tiles = TileFiles(config.location(config.tiles), config.tile_files, config.bands)
-            catalogue = config.location(config.catalogue)
-            rows = read_sources(catalogue, config.columns, config.selection(), tiles)
-            cutout_px = config.cutout_px or size_px
-            images = CutSources(tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
-        blocks = rows.repartition(target_num_rows_per_block=config.rows_per_task)
-        return blocks.map_batches(images.__call__, batch_size=config.batch_size, batch_format="pyarrow")
+            made = DecodeGalaxies(size_px)
+            return UnitImages(self._galaxies, GALAXY_COLUMNS, made, config.batch_size)
+        cutout_px = config.cutout_px or size_px
+        cut = CutSources(self._tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
+        return UnitImages(output / SOURCES, None, cut, config.batch_size)
 
     def score(self, output: Location, run: Run) -> Manifest:
         """Score all sources and publish the scores."""
         config, started_s = self.config, time.monotonic()
-        sources = self.sources()
         with publish(output, "scores", config.resolved(), self.parents) as publication:
-            scored = self._scored(sources)
-            write_shards(scored, publication, SCORE_SCHEMA, rows_per_shard=config.rows_per_task)
-            count_not_selected(publication)
+            files = self._files(output)
+            self._score_units(units_of(files), files.fingerprint, publication)
+            not_selected = files.counts.get("not_selected", 0) if not config.galaxies else 0
+            publication.counts["rows_in"] += not_selected
+            publication.counts["not_selected"] = not_selected
             publication.lineage |= {"target": self.decision.target, "random_share": config.random_share}
             rate = publication.counts["rows_in"] / (time.monotonic() - started_s)
             run.metrics({**publication.counts, "sources_per_s": rate})
+        (output / SOURCES).delete()
+        forget_units(output)
         counts = publication.counts
         told = (
             f"{counts['rows_in']} sources, {counts['not_selected']} not selected, "
@@ -221,23 +254,21 @@ class _Survey:
         say(f"scan: {told}, {rate:.0f} sources/s -> {output.uri}")
         return Manifest.read(output)
 
-    def _scored(self, sources: Dataset) -> Dataset:
+    def _score_units(self, units: pa.Table, files: str, publication: Publication) -> None:
         """Score in the tasks that cut, or in actors that hold a GPU each."""
         config, floor = self.config, self.config.keep_image_score
         keep_image_score = self.decision.threshold if floor is None else floor
-        share = config.random_share
-        arguments = (self.classifier, self.decision.target, keep_image_score, share, config.bfloat16)
-        if not config.gpus:
-            return sources.map_batches(
-                score_in_task, fn_args=arguments, batch_size=config.batch_size, batch_format="pyarrow"
-            )
-        return sources.map_batches(
-            Score,
-            fn_constructor_args=arguments,
-            batch_size=config.batch_size,
-            batch_format="pyarrow",
-            concurrency=config.gpus,
-            num_gpus=1,
+        scoring = (self.decision.target, keep_image_score, config.random_share, config.bfloat16)
+        images = self._images(publication.location)
+        rendered = [asdict(self.config)[name] for name in _DECIDES_PIXELS]
+        write_units(
+            units,
+            ScoreUnit,
+            (images, self.classifier, *scoring),
+            publication,
+            SCORE_SCHEMA,
+            plan={"files": files, "parents": self.parents, "scoring": scoring, "rendered": rendered},
+            **({"first": images, "concurrency": config.gpus, "num_gpus": 1} if config.gpus else {}),
         )
 
     def check_scored_by(self, scored: Manifest, output: Location) -> None:
@@ -266,22 +297,6 @@ class _Survey:
             known_columns=config.known_columns,
             match_radius_arcsec=config.match_radius_arcsec,
         ).publish(place, config.resolved(), run)
-
-
-def count_not_selected(publication: Publication) -> None:
-    """Count the rows that the selection left out, which come as one reject a block, apart from rejects."""
-    rejected = [file for file in publication.files if file.path.startswith(f"{REJECTS}/")]
-    left_out = blocks = 0
-    for file in rejected:
-        place = f"{publication.location.path}/{file.path}"
-        rows = pq.read_table(place, columns=["reason", "detail"], filesystem=publication.location.filesystem)
-        numbers = rows.filter(pads.field("reason") == "not_selected")["detail"].to_pylist()
-        left_out, blocks = left_out + sum(map(int, numbers)), blocks + len(numbers)
-    counts = publication.counts
-    counts.pop("rejects.not_selected", None)
-    counts["not_selected"] = left_out
-    counts["rejects"] -= blocks
-    counts["rows_in"] += left_out - blocks
 
 
 PRESETS = {

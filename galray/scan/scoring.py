@@ -1,23 +1,27 @@
-"""Images -> scores: a published classifier's application to a block."""
+"""Units of sources -> scores: images are made a batch at a time, and a published classifier is applied."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from galray.classifier import network
 from galray.core.manifest import local_folder
 from galray.core.schema import SCORE_SCHEMA, uniform_of
-from galray.core.storage import Location
+from galray.core.storage import Location, storage_errors
 from galray.data.images import encode_jpeg
 from galray.scan.pixels import images_of
 
 EARLY_TYPES = ("completely_round_smooth", "in_between_smooth")
 RANDOM_ARM_STREAM = 1  # of `schema.uniform_of`; its numbers know nothing of the splits
+_BLOCKS = "blocks"
 _SCORED = {name: SCORE_SCHEMA.field(name).type for name in ("score", "early_type", "random_arm", "image")}
 
 
@@ -81,11 +85,71 @@ class Score:
         return list(zip(scores.tolist(), early.tolist(), drawn.tolist(), jpegs, strict=True))
 
 
-def score_in_task(block: pa.Table, *arguments: Any) -> pa.Table:
-    """Score a block with the classifier that this process has loaded before, if it has."""
-    return _loaded(*arguments)(block)
+@dataclass(frozen=True)
+class UnitImages:
+    """Make the images of a unit's rows, a batch at a time; cheap to send to workers.
+
+    Attributes
+    ----------
+    files : Location
+        The folder that units' paths lead from.
+    columns : tuple of str or None
+        Those that are read; None reads all.
+    make : callable
+        `galray.scan.pixels.CutSources` or `DecodeGalaxies`.
+    batch_size : int
+    """
+
+    files: Location
+    columns: tuple[str, ...] | None
+    make: Callable[[pa.Table], pa.Table]
+    batch_size: int
+
+    def blocks(self, unit: dict[str, Any]) -> Iterator[pa.Table]:
+        """Yield the unit's rows as `galray.scan.pixels.scanned_schema`, a batch at a time."""
+        place = self.files / unit["path"]
+        with storage_errors(place.uri), pq.ParquetFile(place.path, filesystem=place.filesystem) as file:
+            for batch in file.iter_batches(self.batch_size, columns=self.columns):
+                yield self.make(pa.Table.from_batches([batch]))
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """Return the unit with all its blocks, for a process that holds a GPU to score."""
+        sink = pa.BufferOutputStream()
+        blocks = self.blocks(unit)
+        first = next(blocks)
+        with pa.ipc.new_stream(sink, first.schema) as writer:
+            writer.write_table(first)
+            for block in blocks:
+                writer.write_table(block)
+        return {**unit, _BLOCKS: sink.getvalue().to_pybytes()}
 
 
-@lru_cache(maxsize=1)
+class ScoreUnit:
+    """Make and score the images of one unit after another.
+
+    Parameters
+    ----------
+    images : UnitImages
+    *arguments
+        Of `Score`.
+    """
+
+    def __init__(self, images: UnitImages, *arguments: Any) -> None:
+        self._images = images
+        self._score = _loaded(*arguments)
+
+    def __call__(self, unit: dict[str, Any]) -> pa.Table:
+        made = unit.get(_BLOCKS)
+        blocks = self._images.blocks(unit) if made is None else _batches(made)
+        return pa.concat_tables(map(self._score, blocks))
+
+
+def _batches(blocks: bytes) -> Iterator[pa.Table]:
+    with pa.ipc.open_stream(blocks) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+@lru_cache(maxsize=1)  # the next scan of this process is most often one with the same classifier
 def _loaded(*arguments: Any) -> Score:
     return Score(*arguments)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -241,6 +244,50 @@ def test_new_candidates_from_the_scores_that_stand(scanned, survey, classifier, 
     assert manifest.counts["candidates"] == manifest.counts["above_threshold"] == expected
     assert manifest.lineage["threshold"] == median
     assert (scanned / "scan/manifest.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, classifier, tmp_path):
+    """Nothing is scored twice, nothing is lost, and no other work goes into a folder that was begun."""
+    options = {
+        "root": tmp_path,
+        "catalogue": survey / "catalogue.parquet",
+        "tiles": survey / "tiles",
+        "classifier": classifier,
+        "rows-per-task": 1,
+        "batch-size": 16,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command, victims = [sys.executable, "jobs/scan.py", *words], []
+
+    def kill_a_worker(driver: int) -> None:
+        if not victims and list(tmp_path.glob("scan/units/*.json")):
+            victims.extend(unit_workers(driver)[:1])
+            for worker in victims:
+                worker.kill()
+
+    services.killed_after(8, command, tmp_path / "scan", meanwhile=kill_a_worker)
+    assert victims
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scan/units/*.json")}
+    with pytest.raises(PublishError, match="another catalogue, or with other columns, selection"):
+        scan(config_of(tmp_path, survey, classifier, resume=True, rows_per_task=1, select="dec > 90"))
+    with pytest.raises(PublishError, match="other options"):
+        scan(config_of(tmp_path, survey, classifier, resume=True, rows_per_task=1, cutout_px=40))
+    assert done == {path: path.stat().st_mtime_ns for path in done}  # what stood was left alone
+    subprocess.run([*command, "--resume"], cwd=services.REPOSITORY, check=True, timeout=300)
+    assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=1e-5)
+    manifest = Manifest.read(open_location(str(tmp_path / "scan")), "scores")
+    assert manifest.counts["rows_in"] == manifest.counts["rows_out"] == len(catalogue_of(survey))
+    assert {path.name for path in (tmp_path / "scan").iterdir()} == {"manifest.json", "shards"}
+
+
+def unit_workers(driver: int) -> list[psutil.Process]:
+    """Return the processes of a job that are at a unit of work."""
+    return [
+        process
+        for process in psutil.Process(driver).children(recursive=True)
+        if process.name().startswith("ray::Map") or "_do_unit" in " ".join(process.cmdline())
+    ]
 
 
 def test_scores_of_another_classifier_are_not_gone_on_with(scanned, survey, tmp_path):

@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from astropy.coordinates import SkyCoord
 from ray.data import Dataset, Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
+from scipy.spatial import KDTree
 
 from galray.core.errors import PublishError
 from galray.core.manifest import MANIFEST, FileRecord, Manifest, publish, write_parquet
+from galray.core.schema import CUTOUT_FLAGS
 from galray.core.shards import SHARDS
 from galray.core.storage import Location
 from galray.core.units import ROWS, UNIT
@@ -30,6 +34,7 @@ from galray.scan.columns import NOT_SELECTED, SOURCE_SCHEMA
 SOURCES = "sources"
 _ROWS_PER_WRITE = 1 << 16
 _LARGEST_TILE_UNITS = 8  # a tile of more than so many units' rows is cut, and opened more than once
+_APART = 4.0  # more than any two points of the unit sphere
 _PLACE = "place_"
 _NOWHERE = 4096  # places of rows without a tile, so that they do not all meet in one task
 
@@ -54,7 +59,13 @@ def prepared(output: Location, asked: Mapping[str, Any]) -> Manifest | None:
     return manifest
 
 
-def prepare(output: Location, asked: Mapping[str, Any], sources: Dataset, rows_per_unit: int) -> Manifest:
+def prepare(
+    output: Location,
+    asked: Mapping[str, Any],
+    sources: Dataset,
+    rows_per_unit: int,
+    blend_radius_arcsec: float,
+) -> Manifest:
     """Lay a catalogue's sources out by tile and write them as the units of a scan.
 
     Parameters
@@ -67,8 +78,11 @@ def prepare(output: Location, asked: Mapping[str, Any], sources: Dataset, rows_p
         Of `galray.scan.columns.SOURCE_SCHEMA`. Rows that were not selected are counted and left out.
     rows_per_unit : int
         Whole tiles are gathered up to so many rows; a tile of eight times as many is cut.
+    blend_radius_arcsec : float
+        Sources this near to another one on the same tile, selected or not, are flagged as blended.
     """
-    place, sink = output / SOURCES, SourceSink(output / SOURCES, rows_per_unit)
+    place = output / SOURCES
+    sink = SourceSink(place, rows_per_unit, blend_radius_arcsec)
     place.delete()
     with publish(place, SOURCES, asked) as publication:
         _laid_out(sources).write_datasink(sink)
@@ -101,6 +115,22 @@ def whole_tiles(tiles: list[str | None], rows_per_unit: int) -> list[tuple[int, 
     return [*runs, (start, len(tiles))] if tiles else []
 
 
+def blended(sources: pa.Table, radius_arcsec: float) -> np.ndarray:
+    """Return which sources have another one within a radius on the same tile; bool, shape (n,)."""
+    ra_deg, dec_deg = (pc.fill_null(sources[name], np.nan).to_numpy() for name in ("ra", "dec"))
+    on_sky = sources["tile"].is_valid().to_numpy() & (abs(ra_deg) <= 360) & (abs(dec_deg) <= 90)
+    near = np.zeros(len(sources), bool)
+    if radius_arcsec <= 0 or on_sky.sum() < 2:
+        return near
+    sky = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian.xyz.value.T
+    codes = sources["tile"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    points = np.column_stack([sky, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
+    chord = 2 * np.sin(np.radians(radius_arcsec / 3600) / 2)
+    distance, _ = KDTree(points).query(points, k=2, distance_upper_bound=chord)
+    near[on_sky] = np.isfinite(distance[:, 1])
+    return near
+
+
 def _laid_out(sources: Dataset) -> Dataset:
     """Bring the rows of a tile into one block; where one task writes all of them, it does so itself."""
     rows = sources.map_batches(placed, batch_size=None, batch_format="pyarrow").materialize()
@@ -122,9 +152,10 @@ class _Written:
 class SourceSink(Datasink[_Written]):
     """Write each task's rows as files of whole tiles; a task that Ray runs again replaces its own."""
 
-    def __init__(self, location: Location, rows_per_unit: int) -> None:
+    def __init__(self, location: Location, rows_per_unit: int, blend_radius_arcsec: float) -> None:
         self._location = location
         self._rows_per_unit = rows_per_unit
+        self._blend_radius_arcsec = blend_radius_arcsec
         self.written: list[_Written] = []
 
     @property
@@ -137,6 +168,8 @@ class SourceSink(Datasink[_Written]):
         if not tables:
             return _Written([], 0)
         rows = pa.concat_tables(tables).sort_by([(_PLACE, "ascending"), ("galaxy_id", "ascending")])
+        flags = blended(rows, self._blend_radius_arcsec) * np.int32(CUTOUT_FLAGS["blended"])
+        rows = rows.set_column(rows.schema.get_field_index("flags"), "flags", pa.array(flags))
         rows = rows.select(SOURCE_SCHEMA.names)
         chosen = rows.filter(_is_chosen(rows))
         files = [

@@ -61,10 +61,12 @@ class Scanned:
         self._reason: list[str | None] = sources["reason"].to_pylist()
         self._detail: list[str | None] = sources["detail"].to_pylist()
 
-    def accept(self, row: int, rgb: np.ndarray, flags: int = 0) -> None:
-        """Take an image, uint8 (H, W, 3), resampled to the block's size."""
-        self._pixels[row] = resize(rgb, self._pixels.shape[1])
-        self._flags[row] |= flags
+    def accept(self, rows: Sequence[int] | np.ndarray, rgb: np.ndarray, flags: Any = 0) -> None:
+        """Take images, uint8 (n, H, W, 3), resampled to the block's size, with their flags."""
+        size_px = self._pixels.shape[1]
+        fits = rgb.shape[1:3] == (size_px, size_px)
+        self._pixels[rows] = rgb if fits else [resize(image, size_px) for image in rgb]
+        self._flags[rows] |= flags
 
     def reject(self, rows: Sequence[int] | np.ndarray, reason: str, detail: str) -> None:
         """Set rows aside for one of ``schema.REJECT_REASONS``."""
@@ -179,8 +181,7 @@ class CutSources:
         for side_px in np.unique(sides_px):
             alike = rows[sides_px == side_px]
             cutouts: Cutouts = cut(tile, sources.ra_deg[alike], sources.dec_deg[alike], int(side_px))
-            for row, gri, flags in zip(alike, cutouts.gri, cutouts.flags, strict=True):
-                sources.accept(row, lupton_rgb(gri, self.rendering), flags)
+            sources.accept(alike, lupton_rgb(cutouts.gri, self.rendering), cutouts.flags)
             outside = alike[~cutouts.inside]
             sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
 
@@ -229,7 +230,7 @@ class DecodeGalaxies:
         galaxies = Scanned(sources_table(columns, len(block)), self.size_px)
         for row in galaxies.waiting:
             try:
-                galaxies.accept(row, decode_rgb(block["image"][row].as_py()))
+                galaxies.accept([row], decode_rgb(block["image"][row].as_py())[None])
             except ImageRejected as rejection:
                 galaxies.reject([row], rejection.reason, rejection.detail)
         return galaxies.table()

@@ -32,7 +32,8 @@ from galray.data.tile_fits import open_tile
 from galray.data.tiles import cut
 from galray.scan.aim import Aim
 from galray.scan.columns import Columns
-from galray.scan.scan import ScanConfig, scan
+from galray.scan.options import ScanConfig
+from galray.scan.scan import scan
 from galray.scan.vet import VetConfig, vet
 from tests.integration import services
 

@@ -11,9 +11,10 @@ import pytest
 
 from galray.core.errors import PublishError
 from galray.core.manifest import FileRecord, Manifest, publish
+from galray.core.schema import CUTOUT_FLAGS
 from galray.core.storage import Location, open_location
 from galray.scan.columns import sources_table
-from galray.scan.partition import SOURCES, SourceSink, placed, prepared, units_of, whole_tiles
+from galray.scan.partition import SOURCES, SourceSink, blended, placed, prepared, units_of, whole_tiles
 
 
 def test_small_tiles_are_gathered_whole():
@@ -60,14 +61,14 @@ def test_sources_are_written_tile_by_tile_and_those_not_selected_counted(locatio
         "reason": ["not_selected" if i % 5 == 0 else "bad_id" if i == 6 else None for i in range(count)],
     }
     block = placed(sources_table(columns, count))
-    written = SourceSink(location, 4).write([block.slice(0, 11), block.slice(11)], Task())
+    written = SourceSink(location, 4, 0.0).write([block.slice(0, 11), block.slice(11)], Task())
     assert written.not_selected == 8
     tables = [pq.read_table(f"{location.path}/{file.path}") for file in written.files]
     ids = [i for table in tables for i in table["galaxy_id"].to_pylist()]
     assert sorted(ids) == [i for i in range(count) if i % 5]
     for name in ("t0", "t1", "t2"):  # no tile is in two files
         assert sum(name in table["tile"].to_pylist() for table in tables) == 1
-    again = SourceSink(location, 4).write([block], Task())
+    again = SourceSink(location, 4, 0.0).write([block], Task())
     assert again == written  # a task that Ray runs again replaces its own files
 
 
@@ -93,3 +94,38 @@ def test_rows_without_a_tile_do_not_meet_in_one_place():
     block = placed(sources_table({"tile": pa.array(["a", *[None] * 99], pa.string())}, 100))
     assert block["place_"][0].as_py() == "a"
     assert len(set(block["place_"].to_pylist())) == 100
+
+
+def test_sources_near_another_one_on_their_tile_are_blended():
+    near_deg = 4.9 / 3600
+    rows = [  # ra, dec, tile
+        (10.0, 60.0, "a", True),
+        (10.0 + near_deg / np.cos(np.radians(60.0)), 60.0, "a", True),
+        (10.0, 60.0 - 2.2 * near_deg, "a", False),
+        (10.0, 60.0, "b", False),
+        (359.9999, 0.0, "c", True),
+        (0.0001, 0.0, "c", True),
+        (None, 1.0, "c", False),
+        (0.0, 1.0, None, False),
+        (0.0, 1.0, None, False),
+    ]
+    ra, dec, tile, expected = zip(*rows, strict=True)
+    sources = sources_table({"ra": ra, "dec": dec, "tile": tile}, len(rows))
+    assert blended(sources, 5.0).tolist() == list(expected)
+    assert not blended(sources, 0.0).any()
+
+
+def test_a_source_is_blended_with_one_that_was_not_selected(location):
+    columns = {
+        "galaxy_id": [1, 2, 3],
+        "ra": [10.0, 10.0005, 11.0],
+        "dec": [0.0] * 3,
+        "tile": ["a"] * 3,
+        "reason": [None, "not_selected", None],
+    }
+    written = SourceSink(location, 4, 5.0).write([placed(sources_table(columns, 3))], Task())
+    rows = pq.read_table(f"{location.path}/{written.files[0].path}")
+    assert rows.select(["galaxy_id", "flags"]).to_pylist() == [
+        {"galaxy_id": 1, "flags": CUTOUT_FLAGS["blended"]},
+        {"galaxy_id": 3, "flags": 0},
+    ]

@@ -164,9 +164,10 @@ def _decompressed(stream: IO[bytes], whole: bool) -> Any:
 def _tile(planes: Sequence[_Plane], name: str) -> Tile:
     first = planes[0]
     _require_sky(first.wcs, name)
-    data = [plane.data if _same_grid(plane, first) else _resampled(plane, first, name) for plane in planes]
-    saturation = tuple(plane.saturation for plane in planes)
-    return Tile(np.ascontiguousarray(np.stack(data), dtype=np.float32), first.wcs, name, saturation)
+    data = np.empty((len(planes), *first.data.shape), np.float32)
+    for band, plane in zip(data, planes, strict=True):
+        band[:] = plane.data if _same_grid(plane, first) else _resampled(plane, first, name)
+    return Tile(data, first.wcs, name, tuple(plane.saturation for plane in planes))
 
 
 def _require_sky(wcs: WCS, name: str) -> None:

@@ -93,7 +93,7 @@ def cut(tile: Tile, ra_deg: np.ndarray, dec_deg: np.ndarray, size_px: int) -> Cu
     gri = np.zeros((count, len(BANDS), size_px, size_px), np.float32)
     flags = np.zeros(count, np.int32)
     inside = _overlaps(tile, x_px, y_px, size_px)
-    for rows in _few_at_once(np.flatnonzero(inside), size_px):
+    for rows in few_at_once(np.flatnonzero(inside), size_px):
         gri[rows], flags[rows] = _cut_few(tile, x_px[rows], y_px[rows], size_px)
     return Cutouts(gri=gri, flags=flags, inside=inside)
 
@@ -180,8 +180,8 @@ def _overlaps(tile: Tile, x_px: np.ndarray, y_px: np.ndarray, size_px: int) -> n
     return on_rows & (-half < x_px + 0.5) & (x_px + 0.5 < width + half)
 
 
-def _few_at_once(rows: np.ndarray, size_px: int) -> Iterator[np.ndarray]:
-    """Yield rows in groups whose pixels are few enough to stay in the processor's caches."""
+def few_at_once(rows: np.ndarray, size_px: int) -> Iterator[np.ndarray]:
+    """Yield rows in groups whose cutouts are few enough to stay in the processor's caches."""
     count = max(_PIXELS_AT_ONCE // (len(BANDS) * (size_px + 2 * _SPLINE_REACH_PX) ** 2), 1)
     yield from (rows[i : i + count] for i in range(0, len(rows), count))
 

@@ -23,7 +23,7 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 from scipy.spatial import KDTree
 
-from galray.core.errors import PublishError
+from galray.core.errors import EmptyInputError, PublishError
 from galray.core.manifest import MANIFEST, FileRecord, Manifest, publish, write_parquet
 from galray.core.schema import CUTOUT_FLAGS
 from galray.core.shards import SHARDS
@@ -73,13 +73,18 @@ def prepare(
     output : Location
         The scan's folder.
     asked : mapping
-        What the sources follow from, as JSON has it.
+        What the sources follow from, as JSON has it; its ``catalogue`` is named to people.
     sources : ray.data.Dataset
         Of `galray.scan.columns.SOURCE_SCHEMA`. Rows that were not selected are counted and left out.
     rows_per_unit : int
         Whole tiles are gathered up to so many rows; a tile of eight times as many is cut.
     blend_radius_arcsec : float
         Sources this near to another one on the same tile, selected or not, are flagged as blended.
+
+    Raises
+    ------
+    EmptyInputError
+        No row is selected, or there is none.
     """
     place = output / SOURCES
     sink = SourceSink(place, rows_per_unit, blend_radius_arcsec)
@@ -87,10 +92,14 @@ def prepare(
     with publish(place, SOURCES, asked) as publication:
         _laid_out(sources).write_datasink(sink)
         publication.add([file for written in sink.written for file in written.files])
-        publication.counts |= {
-            "rows": sum(file.rows or 0 for file in publication.files),
-            "not_selected": sum(written.not_selected for written in sink.written),
-        }
+        not_selected = sum(written.not_selected for written in sink.written)
+        if not publication.files:
+            raise EmptyInputError(
+                f"No row of {asked['catalogue']} is left to scan: {not_selected} are not selected. "
+                "Check --catalogue and --select."
+            )
+        rows = sum(file.rows or 0 for file in publication.files)
+        publication.counts |= {"rows": rows, "not_selected": not_selected}
     return Manifest.read(place)
 
 

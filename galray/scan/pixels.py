@@ -23,7 +23,7 @@ from galray.data.images import Rendering, decode_rgb, lupton_rgb, resize
 from galray.data.sources import climbs_out
 from galray.data.tables import as_text
 from galray.data.tile_files import Footprints, TileFiles
-from galray.data.tiles import Cutouts, Tile, cut
+from galray.data.tiles import Cutouts, Tile, cut, few_at_once
 from galray.scan.columns import SOURCE_SCHEMA, sources_table
 
 GALAXY_COLUMNS = ("galaxy_id", "ra", "dec", "image", "provenance")
@@ -178,12 +178,12 @@ class CutSources:
 
     def _cut(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> None:
         sides_px = self._sides_px(sources, rows, tile)
-        for side_px in np.unique(sides_px):
-            alike = rows[sides_px == side_px]
-            cutouts: Cutouts = cut(tile, sources.ra_deg[alike], sources.dec_deg[alike], int(side_px))
-            sources.accept(alike, lupton_rgb(cutouts.gri, self.rendering), cutouts.flags)
-            outside = alike[~cutouts.inside]
-            sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
+        for side_px in map(int, np.unique(sides_px)):
+            for few in few_at_once(rows[sides_px == side_px], side_px):
+                cutouts: Cutouts = cut(tile, sources.ra_deg[few], sources.dec_deg[few], side_px)
+                sources.accept(few, lupton_rgb(cutouts.gri, self.rendering), cutouts.flags)
+                outside = few[~cutouts.inside]
+                sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
 
     def _sides_px(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> np.ndarray:
         if not self.cutout_radii:

@@ -39,8 +39,8 @@ from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies
 from galray.scan.scoring import ScoreUnit, Scoring, UnitImages
 
 _DECIDES_PIXELS = (
-    *("tiles", "tile_files", "bands", "saturation"),
-    *("rendering", "cutout_px", "cutout_radii", "batch_size"),
+    *("tile_files", "bands", "saturation", "rendering", "cutout_px", "cutout_radii"),
+    "batch_size",  # on which the last bits of sums depend
 )
 
 
@@ -122,10 +122,10 @@ class _Survey:
 
     def _asked(self) -> dict[str, Any]:
         """Return what the sources to scan follow from, as JSON has it."""
-        names = ("catalogue", "columns", "select", "tiles", "tile_files", "rows_per_task")
-        names = (*names, "blend_radius_arcsec")
-        asked = asdict(self.config)
-        return json.loads(json.dumps({name: asked[name] for name in names}))
+        options = asdict(self.config)
+        names = ("columns", "select", "tile_files", "bands", "rows_per_task", "blend_radius_arcsec")
+        places = {name: self.config.location(options[name]).uri for name in ("catalogue", "tiles")}
+        return json.loads(json.dumps({**places, **{name: options[name] for name in names}}))
 
     def _files(self, output: Location) -> Manifest:
         """Return the files that are the units: of galaxies, or of the catalogue's sources."""
@@ -205,6 +205,7 @@ class _Survey:
             plan={
                 "files": files,
                 "parents": self.parents,
+                "tiles": self._tiles.location.uri,
                 "keep_image_score": self.scoring.keep_image_score,
                 **self._asked_scores(),
                 **{name: options[name] for name in _DECIDES_PIXELS},

@@ -21,7 +21,8 @@ from astropy.table import Table
 
 from galray.classifier import network
 from galray.classifier.network import Classifier, ClassifierConfig
-from galray.core.errors import EmptyInputError, InputError, MissingColumnError, PublishError
+from galray.classifier.targets import RING
+from galray.core.errors import ConfigError, EmptyInputError, InputError, MissingColumnError, PublishError
 from galray.core.manifest import Manifest, local_folder, publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.shards import read_shards
@@ -222,7 +223,10 @@ def test_a_catalogue_that_cannot_be_read(survey, classifier, tmp_path, content):
 
 def test_no_source_left_is_an_error_that_says_why(survey, classifier, tmp_path):
     with pytest.raises(EmptyInputError, match="missing_image"):
-        scan(config_of(tmp_path, survey, classifier, tiles=str(tmp_path / "elsewhere")))
+        scan(config_of(tmp_path / "a", survey, classifier, tiles=str(tmp_path / "elsewhere")))
+    count = len(catalogue_of(survey))
+    with pytest.raises(EmptyInputError, match=f"is left to scan: {count} are not selected"):
+        scan(config_of(tmp_path / "b", survey, classifier, select="dec > 90"))
 
 
 def test_a_finished_scan_is_never_overwritten(scanned, survey, classifier):
@@ -292,14 +296,8 @@ def unit_workers(driver: int) -> list[psutil.Process]:
 
 
 def test_scores_of_another_classifier_are_not_gone_on_with(scanned, survey, tmp_path):
-    torch.manual_seed(1)
-    network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), tmp_path / "model")
-    other = open_location(str(tmp_path / "classifier"))
-    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
-    with publish(other, "classifier") as publication:
-        publication.add_folder(tmp_path / "model")
-        publication.write("decision.json", json.dumps(decision))
-    config = config_of(scanned, survey, other.uri, resume=True, candidates=str(tmp_path / "candidates"))
+    other = published_classifier(tmp_path, ClassifierConfig("resnet-tiny", SIZE_PX), seed=1)
+    config = config_of(scanned, survey, other, resume=True, candidates=str(tmp_path / "candidates"))
     with pytest.raises(PublishError, match="another classifier"):
         scan(config)
 
@@ -323,13 +321,44 @@ def test_candidates_open_in_astropy(scanned):
     assert html.count("data:image/jpeg") == len(scores)
 
 
-def test_only_the_best_become_candidates(survey, classifier, tmp_path):
-    manifest = scan(config_of(tmp_path, survey, classifier, max_candidates=5, keep_image_score=0.0))
+def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> str:
+    torch.manual_seed(seed)
+    network.save(Classifier(config), folder / "model")
+    location = open_location(str(folder / "classifier"))
+    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
+    with publish(location, "classifier") as publication:
+        publication.add_folder(folder / "model")
+        publication.write("decision.json", json.dumps(decision))
+    return location.uri
+
+
+def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey, classifier, tmp_path):
+    second = published_classifier(tmp_path / "second", ClassifierConfig("resnet-tiny", SIZE_PX), seed=1)
+    options = {"ensemble": (second,), "turns": True, "max_candidates": 5, "keep_image_score": 0.0}
+    manifest = scan(config_of(tmp_path, survey, classifier, **options))
     scores = scores_of(tmp_path)
     table = pq.read_table(tmp_path / "candidates/candidates.parquet")
     assert table["galaxy_id"].to_pylist() == sorted(scores, key=lambda i: (-scores[i], i))[:5]
     counts = {"candidates": 5, "above_threshold": len(scores), "random_arm": 0, "sources": len(scores)}
     assert manifest.counts == counts
+    assert (table["score_sd"].to_numpy() > 0).all()
+    assert set(Manifest.read(open_location(str(tmp_path / "scan"))).parents) == {classifier, second}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            ClassifierConfig("resnet-tiny", SIZE_PX, targets=(RING,)),
+            "does not look for 'dust_lane_early_type'",
+        ),
+        (ClassifierConfig("resnet-tiny", 64), "takes images of 64 px"),
+    ],
+)
+def test_an_ensemble_of_unlike_classifiers(survey, classifier, tmp_path, config, message):
+    other = published_classifier(tmp_path / "other", config, seed=1)
+    with pytest.raises(ConfigError, match=message):
+        scan(config_of(tmp_path, survey, classifier, ensemble=(other,)))
 
 
 def written_as(name: str, table: pa.Table, folder: Path) -> str:

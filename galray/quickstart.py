@@ -39,8 +39,9 @@ from galray.data.survey import SurveyConfig, make_survey
 from galray.diffusion.synthesize import SynthesizeConfig
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import TrainConfig, train
-from galray.scan.scan import PRESETS as SCANS
-from galray.scan.scan import ScanConfig, scan
+from galray.scan.options import PRESETS as SCANS
+from galray.scan.options import ScanConfig
+from galray.scan.scan import scan
 from galray.search.tune import PRESETS as SEARCHES
 from galray.search.tune import SearchConfig, search
 

@@ -148,6 +148,16 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
+# What may spoil a cutout; bits of the column `flags`.
+CUTOUT_FLAGS: dict[str, int] = {"edge": 1, "bad_pixels": 2, "saturated": 4, "blended": 8}
+_FLAG_MEANINGS: dict[str, str] = {
+    "edge": "padded beyond the tile",
+    "bad_pixels": "pixels missing or blank",
+    "saturated": "a pixel saturated",
+    "blended": "another source near the centre",
+}
+_FLAGS_TOLD = ", ".join(f"{bit} {_FLAG_MEANINGS[name]}" for name, bit in CUTOUT_FLAGS.items())
+
 SCORE_SCHEMA = pa.schema(
     [
         pa.field("galaxy_id", pa.int64(), nullable=False),
@@ -157,8 +167,13 @@ SCORE_SCHEMA = pa.schema(
         pa.field(
             "score", pa.float32(), nullable=False, metadata={"description": "classifier output in [0, 1]"}
         ),
+        pa.field(
+            "score_sd",
+            pa.float32(),
+            metadata={"description": "standard deviation of the score over turns and classifiers"},
+        ),
         pa.field("early_type", pa.float32(), metadata={"description": "probability of an early type"}),
-        pa.field("flags", pa.int32(), nullable=False, metadata={"description": "bits of CUTOUT_FLAGS"}),
+        pa.field("flags", pa.int32(), nullable=False, metadata={"description": f"sum of {_FLAGS_TOLD}"}),
         pa.field(
             "radius_arcsec", pa.float32(), metadata={"unit": "arcsec", "description": "catalogue radius"}
         ),
@@ -172,8 +187,6 @@ SCORE_SCHEMA = pa.schema(
         pa.field("image", pa.binary(), metadata={"description": "JPEG cutout, kept for high scores only"}),
     ]
 )
-
-CUTOUT_FLAGS: dict[str, int] = {"edge": 1, "bad_pixels": 2}
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -232,7 +245,6 @@ REJECT_REASONS: dict[str, str] = {
     "outside_tile": "the source's cutout lies outside its tile",
     "bad_position": "the source's position is missing or not on the sky",
     "missing_radius": "cutouts are scaled to the source's radius, which is missing or not positive",
-    "not_selected": "rows that the selection leaves out; the detail is their number",
     "grade_without_candidate": "the graded galaxy is not among the candidates",
 }
 

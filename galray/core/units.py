@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from galray.core.storage import PARTIAL, Location
 
 RECORDS = "units"
 UNIT = "unit"
+ROWS = "rows"
 _TASKS = 1024  # more units than these share tasks: each task costs the driver a millisecond
 _RECORD = pa.schema(
     {
@@ -53,6 +55,7 @@ def write_units(
     schema: pa.Schema,
     *,
     plan: Mapping[str, Any],
+    first: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     **resources: Any,
 ) -> None:
     """Do the units that are not done yet, and make their files the publication's.
@@ -60,23 +63,29 @@ def write_units(
     Parameters
     ----------
     units : pyarrow.Table
-        A row for each unit: ``unit`` int64, each once, and what else tells `work` what to do.
+        A row for each unit: ``unit`` int64, each once, and what else tells `work` what to do. Where
+        there is a column ``rows``, int64, each unit must end as so many good rows and rejects.
     work : callable
-        ``work(*arguments)``, called once in each actor, returns the function that is then called
+        ``work(*arguments)``, called once in each process, returns the function that is then called
         with one row of `units` after another, as a dict, and returns that unit's rows: those whose
         ``reason`` is null are good, the others rejects. The same unit must give the same rows.
+    arguments : tuple
+        Hashable, where no actors are asked for.
     publication : Publication
     schema : pyarrow.Schema
         Of the good rows.
     plan : mapping
         All that decides what the units are and what becomes of them, as JSON can hold it.
+    first : callable, optional
+        What tasks on CPUs make of a unit's row before `work` gets it: for work that holds a GPU.
     **resources
-        Of ``Dataset.map_batches``: ``compute``, ``num_cpus``, ``num_gpus``.
+        Of ``Dataset.map_batches``: ``num_cpus``, ``num_gpus``; with ``compute`` or ``concurrency`` the
+        units are done by actors, without by tasks, on as many CPUs as the cluster has or gets.
 
     Raises
     ------
     PublishError
-        The folder holds units of another plan.
+        The folder holds units of another plan, or a unit lost or doubled rows.
     EmptyInputError
         Not one good row came of all units.
     StorageError
@@ -86,25 +95,44 @@ def write_units(
     clear_partial(location)
     todo = units.filter(pa.array(~np.isin(units[UNIT].to_numpy(), list(done_units(location, plan_id)))))
     if len(todo):
-        per_task = -(-len(todo) // _TASKS)
-        blocks = [todo.slice(first, per_task) for first in range(0, len(todo), per_task)]
-        doing = ray.data.from_arrow(blocks).map_batches(
-            DoUnit,
-            fn_constructor_args=(location, plan_id, schema, work, arguments),
-            batch_size=1,
-            batch_format="pyarrow",
-            **resources,
-        )
+        rows = _dataset(todo) if first is None else _dataset(todo).map(first)
+        doing = _done_by(rows, (location, plan_id, schema, work, arguments), resources)
         _watch(doing, location.name, len(units) - len(todo), len(units))
     done = done_units(location, plan_id)
+    check_complete(location, units, done)
+    for files in done.values():
+        publication.add(files)
+    count_rows(publication)
+
+
+def _dataset(todo: pa.Table) -> Dataset:
+    per_task = -(-len(todo) // _TASKS)
+    return ray.data.from_arrow([todo.slice(first, per_task) for first in range(0, len(todo), per_task)])
+
+
+def _done_by(units: Dataset, arguments: tuple[Any, ...], resources: Mapping[str, Any]) -> Dataset:
+    how: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", **resources}
+    if how.keys() & {"compute", "concurrency"}:
+        return units.map_batches(DoUnit, fn_constructor_args=arguments, **how)
+    return units.map_batches(_do_unit, fn_args=arguments, **how)
+
+
+def check_complete(location: Location, units: pa.Table, done: Mapping[int, list[FileRecord]]) -> None:
+    """Refuse to publish what lacks a unit, or in which a unit has other rows than it should."""
     missing = set(units[UNIT].to_pylist()) - done.keys()
     if missing:
         raise StorageError(
             f"{location.uri}: the files of {len(missing)} finished units are gone. Go on with --resume."
         )
-    for files in done.values():
-        publication.add(files)
-    count_rows(publication)
+    if ROWS not in units.column_names:
+        return
+    for unit, rows in zip(units[UNIT].to_pylist(), units[ROWS].to_pylist(), strict=True):
+        written = sum(file.rows or 0 for file in done[unit])
+        if written != rows:
+            raise PublishError(
+                f"{location.uri}: unit {unit} has {written} rows, where {rows} came in. Delete "
+                f"{RECORDS}/{_name(unit)}.json there and go on with --resume; if it happens again, report it."
+            )
 
 
 def _watch(doing: Dataset, name: str, done: int, total: int) -> None:
@@ -118,7 +146,7 @@ def _watch(doing: Dataset, name: str, done: int, total: int) -> None:
 
 
 class DoUnit:
-    """Do one unit, write its files, then their record; an actor of Ray Data."""
+    """Do one unit, write its files, then their record; an actor of Ray Data, or in one of its tasks."""
 
     def __init__(
         self,
@@ -139,6 +167,16 @@ class DoUnit:
             content = {UNIT: row[UNIT], "plan": self._plan_id, "files": [asdict(file) for file in files]}
             record.write_bytes(f"{json.dumps(content)}\n".encode())
         return units.select([UNIT])
+
+
+def _do_unit(units: pa.Table, *arguments: Any) -> pa.Table:
+    """Do one unit in a task, with what this process has loaded for the one before."""
+    return _doing(*arguments)(units)
+
+
+@lru_cache(maxsize=1)
+def _doing(*arguments: Any) -> DoUnit:
+    return DoUnit(*arguments)
 
 
 def done_units(location: Location, plan_id: str) -> dict[int, list[FileRecord]]:

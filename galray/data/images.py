@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from astropy.visualization import make_lupton_rgb
+from astropy.visualization import ManualInterval, make_lupton_rgb
 from PIL import Image, UnidentifiedImageError
 
 from galray.core.errors import ConfigError, ImageRejected, InputError
@@ -208,20 +208,27 @@ def lupton_rgb(gri: np.ndarray, rendering: Rendering) -> np.ndarray:
 
     Parameters
     ----------
-    gri : ndarray of float32, shape (3, H, W)
+    gri : ndarray of float32, shape (..., 3, H, W)
         Flux in g, r, i, the first row at the bottom, as FITS has it.
     rendering : Rendering
 
     Returns
     -------
-    ndarray of uint8, shape (H, W, 3)
+    ndarray of uint8, shape (..., H, W, 3)
         The first row at the top: north up where the tile has it so.
     """
-    g, r, i = (plane * scale for plane, scale in zip(gri, rendering.scale, strict=True))
+    bands = np.moveaxis(gri, -3, 0)
+    shape = bands.shape[1:]
+    g, r, i = (
+        plane.reshape(-1, shape[-1]) * np.float32(scale)
+        for plane, scale in zip(bands, rendering.scale, strict=True)
+    )
+    # A maximum, which nothing depends on, keeps astropy from looking for one.
+    intervals = [ManualInterval(vmin=minimum, vmax=1.0) for minimum in rendering.minimum[::-1]]
     asinh: dict[str, Any] = {"stretch": rendering.stretch, "Q": rendering.q}
     with np.errstate(invalid="ignore"):  # astropy divides 0 by 0 where a pixel is exactly black
-        rgb = make_lupton_rgb(i, r, g, minimum=rendering.minimum[::-1], **asinh)
-    return np.ascontiguousarray(rgb[::-1])
+        rgb = make_lupton_rgb(i, r, g, interval=intervals, **asinh)
+    return np.ascontiguousarray(rgb.reshape(*shape, 3)[..., ::-1, :, :])
 
 
 def _by(size_px: tuple[int, int]) -> str:

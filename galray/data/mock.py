@@ -29,7 +29,7 @@ from galray.data.mock_truth import (
     draw_truth,
 )
 from galray.data.mock_votes import Votes, cast_votes, class_code
-from galray.data.tiles import sample_square, spline_coefficients
+from galray.data.tiles import sample_squares
 
 __all__ = [
     "CATALOGUE_SCHEMA",
@@ -93,7 +93,7 @@ def render_gri(config: MockConfig, truth: Truth) -> np.ndarray:
         np.random.default_rng((config.seed, _FIELD, truth["galaxy_id"])),
     )
     noisy = light.add_noise(gri, config.pixel_scale_arcsec, rng)
-    return sample_square(spline_coefficients(noisy), centre[0], centre[1], config.size_px)
+    return sample_squares(noisy, centre[:1], centre[1:], config.size_px)[0]
 
 
 def cutout_jpeg(config: MockConfig, truth: Truth) -> bytes:

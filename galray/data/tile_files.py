@@ -40,11 +40,14 @@ class TileFiles:
         A file's path below it, made of ``{tile}`` and, where each band has a file, ``{band}``.
     bands : tuple of str
         What the survey calls g, r and i; one may stand for several.
+    saturation : float
+        Flux from which on a pixel is saturated, where headers have no SATURATE.
     """
 
     location: Location
     pattern: str = "{tile}.fits"
     bands: tuple[str, ...] = BANDS
+    saturation: float = np.inf
 
     def __post_init__(self) -> None:
         fields = set(re.findall(r"\{(.*?)\}", self.pattern))
@@ -73,10 +76,11 @@ class TileFiles:
         """
         paths = self.paths(tile)
         data = {path: self._read(path) for path in dict.fromkeys(paths)}
+        limit = self.saturation
         try:
             if len(paths) == 1:
-                return open_tile(data[paths[0]], paths[0], bands=self.bands)
-            return open_bands([data[path] for path in paths], ", ".join(data))
+                return open_tile(data[paths[0]], paths[0], bands=self.bands, saturation=limit)
+            return open_bands([data[path] for path in paths], ", ".join(data), saturation=limit)
         except InputError as error:
             raise ImageRejected("unreadable_file", str(error)) from error
 

@@ -23,17 +23,23 @@ from scipy import ndimage
 
 from galray.core.errors import InputError
 from galray.data.images import BANDS
-from galray.data.tiles import SPLINE_ORDER, Tile
+from galray.data.tiles import Tile
 
 SAFE_TILE_PIXELS = 3 * 12_000 * 12_000
 _SAFE_TILE_BYTES = 8 * SAFE_TILE_PIXELS
 _SAME_GRID_PX = 0.01
+_SPLINE_ORDER = 3
 _SQUARE_PX = 256
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zlib.error, lzma.LZMAError)
 
 
 def open_tile(
-    source: bytes | IO[bytes], name: str, *, bands: Sequence[str] = BANDS, max_pixels: int = SAFE_TILE_PIXELS
+    source: bytes | IO[bytes],
+    name: str,
+    *,
+    bands: Sequence[str] = BANDS,
+    saturation: float = np.inf,
+    max_pixels: int = SAFE_TILE_PIXELS,
 ) -> Tile:
     """Read a three-band tile from one file.
 
@@ -46,6 +52,8 @@ def open_tile(
         For messages and the catalogue.
     bands : sequence of str
         What stands for g, r, i.
+    saturation : float
+        Flux from which on a pixel is saturated, where a header has no SATURATE.
     max_pixels : int
         A header that claims more, over all bands, is refused before any pixel is read.
 
@@ -61,20 +69,27 @@ def open_tile(
     """
     with _opened(source, name) as hdus:
         planes = [
-            _Plane(data, WCS(hdu.header, naxis=2))
+            _Plane(data, WCS(hdu.header, naxis=2), _saturation(hdu.header, saturation))
             for hdu in _band_hdus(hdus, name, bands, max_pixels)
             for data in (hdu.data if len(hdu.shape) == 3 else [hdu.data])
         ]
     return _tile(planes, name)
 
 
-def open_bands(sources: Sequence[bytes], name: str, *, max_pixels: int = SAFE_TILE_PIXELS) -> Tile:
+def open_bands(
+    sources: Sequence[bytes],
+    name: str,
+    *,
+    saturation: float = np.inf,
+    max_pixels: int = SAFE_TILE_PIXELS,
+) -> Tile:
     """Read a tile from three files, the first image of each; otherwise as `open_tile`."""
     planes: dict[bytes, _Plane] = {}
     for source in dict.fromkeys(sources):  # one file may stand for several bands
         with _opened(source, name) as hdus:
             hdu = _first_plane(hdus, name, max_pixels)
-            planes[source] = _Plane(hdu.data, WCS(hdu.header, naxis=2))
+            limit = _saturation(hdu.header, saturation)
+            planes[source] = _Plane(hdu.data, WCS(hdu.header, naxis=2), limit)
     return _tile([planes[source] for source in sources], name)
 
 
@@ -101,6 +116,13 @@ def grid_of(source: bytes | IO[bytes], name: str) -> tuple[WCS, tuple[int, int]]
 class _Plane:
     data: Any
     wcs: WCS
+    saturation: float
+
+
+def _saturation(header: fits.Header, otherwise: float) -> float:
+    """Return the flux from which on a pixel is saturated; what is no positive number tells nothing."""
+    told = header.get("SATURATE")
+    return float(told) if isinstance(told, int | float) and told > 0 else otherwise
 
 
 @contextmanager
@@ -142,8 +164,10 @@ def _decompressed(stream: IO[bytes], whole: bool) -> Any:
 def _tile(planes: Sequence[_Plane], name: str) -> Tile:
     first = planes[0]
     _require_sky(first.wcs, name)
-    data = [plane.data if _same_grid(plane, first) else _resampled(plane, first, name) for plane in planes]
-    return Tile(data=np.ascontiguousarray(np.stack(data), dtype=np.float32), wcs=first.wcs, name=name)
+    data = np.empty((len(planes), *first.data.shape), np.float32)
+    for band, plane in zip(data, planes, strict=True):
+        band[:] = plane.data if _same_grid(plane, first) else _resampled(plane, first, name)
+    return Tile(data, first.wcs, name, tuple(plane.saturation for plane in planes))
 
 
 def _require_sky(wcs: WCS, name: str) -> None:
@@ -176,7 +200,7 @@ def _resampled(plane: _Plane, first: _Plane, name: str) -> np.ndarray:
         )
     flux = np.asarray(plane.data, np.float32)
     is_bad = ~np.isfinite(flux)
-    coefficients = ndimage.spline_filter(np.where(is_bad, 0, flux), SPLINE_ORDER)
+    coefficients = ndimage.spline_filter(np.where(is_bad, 0, flux), _SPLINE_ORDER)
     height, width = first.data.shape
     result = np.empty((height, width), np.float32)
     for top, left in product(range(0, height, _SQUARE_PX), range(0, width, _SQUARE_PX)):
@@ -184,7 +208,7 @@ def _resampled(plane: _Plane, first: _Plane, name: str) -> np.ndarray:
         matrix, offset = _affine(first.wcs, plane.wcs, top, left)
         place: dict[str, Any] = {"matrix": matrix, "offset": offset, "prefilter": False}
         place["output_shape"] = square.shape
-        ndimage.affine_transform(coefficients, **place, order=SPLINE_ORDER, output=square, cval=np.nan)
+        ndimage.affine_transform(coefficients, **place, order=_SPLINE_ORDER, output=square, cval=np.nan)
         bad = ndimage.affine_transform(is_bad.astype(np.float32), **place, order=1, cval=1.0)
         square[bad > _SAME_GRID_PX] = np.nan
     return result

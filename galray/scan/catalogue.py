@@ -36,7 +36,7 @@ def read_sources(
         A Parquet, FITS, CSV or VOTable file, or a folder of them (of one kind; HATS partitions too).
     columns : Columns
     selection : Expression or None
-        Rows to scan; the others are counted, and cost no pixel.
+        Rows to scan; the others come with the reason ``not_selected``.
     tiles : TileFiles
         Where the catalogue names no tiles, the files are listed and their headers read.
 
@@ -61,8 +61,7 @@ def read_sources(
     if "tile" in meanings:
         return sources
     assign = AssignTiles(_footprints(tiles))
-    # Grouped by tile, so that each is opened once or a few times; only positions are moved.
-    return sources.map_batches(assign.__call__, batch_size=None, batch_format="pyarrow").sort("tile")
+    return sources.map_batches(assign.__call__, batch_size=None, batch_format="pyarrow")
 
 
 class _TableFiles(Datasource):

@@ -21,9 +21,11 @@ from galray.data.tables import as_floats, as_ids, as_text
 
 SOURCE_SCHEMA = pa.schema(
     [("galaxy_id", pa.int64()), ("ra", pa.float64()), ("dec", pa.float64()), ("tile", pa.string())]
-    + [("radius_arcsec", pa.float32()), ("magnitude", pa.float32())]
+    + [("radius_arcsec", pa.float32()), ("magnitude", pa.float32()), ("flags", pa.int32())]
     + [(field.name, field.type) for field in REJECT_SCHEMA]
 )
+
+NOT_SELECTED = "not_selected"
 
 # Legacy Survey objects have no id of their own; this is the ls_id of NOIRLab's Astro Data Lab:
 # objid in the lowest 16 bits, brickid from bit 16, release from bit 40.
@@ -103,8 +105,7 @@ def _first_there(known: Sequence[str], names: Sequence[str]) -> Expression | Non
 class ReadColumns:
     """Turn blocks of a catalogue into `SOURCE_SCHEMA`; cheap to send to workers.
 
-    The rows of a block that `wanted` leaves out become one row with the reason ``not_selected``,
-    whose detail is their number: they are counted wherever the block goes, and cost nothing.
+    Rows that `wanted` leaves out have the reason ``not_selected``: of them only the position matters.
 
     Attributes
     ----------
@@ -134,15 +135,11 @@ class ReadColumns:
         malformed = _malformed(block)
         whole = block.filter(pa.array(malformed == ""))
         chosen = np.ones(len(whole), bool) if self.wanted is None else self.wanted.holds(whole)
-        sources = [self._sources(whole.filter(pa.array(chosen)))]
-        if (left_out := int((~chosen).sum())) > 0:
-            sources.append(_rejects("not_selected", [str(left_out)]))
-        if faults := [fault for fault in malformed if fault]:
-            sources.append(_rejects("malformed_row", faults))
-        return pa.concat_tables(sources)
+        faults = [fault for fault in malformed if fault]
+        return pa.concat_tables([self._sources(whole, chosen), _malformed_rows(faults)])
 
-    def _sources(self, rows: pa.Table) -> pa.Table:
-        values = {meaning: chosen.values(rows) for meaning, chosen in self.meanings.items()}
+    def _sources(self, rows: pa.Table, chosen: np.ndarray) -> pa.Table:
+        values = {meaning: expression.values(rows) for meaning, expression in self.meanings.items()}
         ids, trusted = as_ids(values["galaxy_id"])
         texts = as_text(values["galaxy_id"])
         columns: dict[str, Any] = {
@@ -150,16 +147,21 @@ class ReadColumns:
             "id_text": texts,
             "tile": as_text(values["tile"]) if "tile" in values else pa.nulls(len(rows), pa.string()),
             "row": rows["row_"] if "row_" in rows.column_names else pa.nulls(len(rows), pa.int64()),
-            "reason": [None if good else "bad_id" for good in trusted],
-            "detail": [
-                None if good else f"the id is {text!r}"
-                for good, text in zip(trusted, texts.to_pylist(), strict=True)
-            ],
+            "reason": _where(~trusted, ["bad_id"] * int((~trusted).sum())),
+            "detail": _where(~trusted, [f"the id is {t!r}" for t in texts.filter(~trusted).to_pylist()]),
         }
         for meaning in ("ra", "dec", "radius_arcsec", "magnitude"):
             if meaning in values:
                 columns[meaning] = pa.array(as_floats(values[meaning])[0], from_pandas=True)
+        columns["reason"][~chosen] = NOT_SELECTED
         return sources_table(columns, len(rows))
+
+
+def _where(rows: np.ndarray, texts: list[str]) -> np.ndarray:
+    """Return `texts` in the given rows, None in the others."""
+    column = np.full(len(rows), None, dtype=object)
+    column[rows] = texts
+    return column
 
 
 def _malformed(block: pa.Table) -> np.ndarray:
@@ -169,8 +171,8 @@ def _malformed(block: pa.Table) -> np.ndarray:
     return np.asarray(block["malformed_"].fill_null("").to_pylist(), dtype=object)
 
 
-def _rejects(reason: str, details: list[str]) -> pa.Table:
-    return sources_table({"reason": [reason] * len(details), "detail": details}, len(details))
+def _malformed_rows(faults: list[str]) -> pa.Table:
+    return sources_table({"reason": ["malformed_row"] * len(faults), "detail": faults}, len(faults))
 
 
 def sources_table(columns: Mapping[str, Any], count: int) -> pa.Table:

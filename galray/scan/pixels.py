@@ -23,7 +23,7 @@ from galray.data.images import Rendering, decode_rgb, lupton_rgb, resize
 from galray.data.sources import climbs_out
 from galray.data.tables import as_text
 from galray.data.tile_files import Footprints, TileFiles
-from galray.data.tiles import Cutouts, Tile, cut
+from galray.data.tiles import Cutouts, Tile, cut, few_at_once
 from galray.scan.columns import SOURCE_SCHEMA, sources_table
 
 GALAXY_COLUMNS = ("galaxy_id", "ra", "dec", "image", "provenance")
@@ -36,7 +36,7 @@ def scanned_schema(size_px: int) -> pa.Schema:
     ``pixels`` holds an image a cell, uint8 (size_px, size_px, 3); zeros where ``reason`` is set.
     """
     fields = [(field.name, field.type) for field in SOURCE_SCHEMA]
-    return pa.schema([*fields, ("flags", pa.int32()), ("pixels", pa.binary(size_px * size_px * 3))])
+    return pa.schema([*fields, ("pixels", pa.binary(size_px * size_px * 3))])
 
 
 class Scanned:
@@ -57,14 +57,16 @@ class Scanned:
         )
         self.tile: list[str | None] = sources["tile"].to_pylist()
         self._pixels = np.zeros((len(sources), size_px, size_px, 3), np.uint8)
-        self._flags = np.zeros(len(sources), np.int32)
+        self._flags = pc.fill_null(sources["flags"], 0).to_numpy().copy()
         self._reason: list[str | None] = sources["reason"].to_pylist()
         self._detail: list[str | None] = sources["detail"].to_pylist()
 
-    def accept(self, row: int, rgb: np.ndarray, flags: int = 0) -> None:
-        """Take an image, uint8 (H, W, 3), resampled to the block's size."""
-        self._pixels[row] = resize(rgb, self._pixels.shape[1])
-        self._flags[row] = flags
+    def accept(self, rows: Sequence[int] | np.ndarray, rgb: np.ndarray, flags: Any = 0) -> None:
+        """Take images, uint8 (n, H, W, 3), resampled to the block's size, with their flags."""
+        size_px = self._pixels.shape[1]
+        fits = rgb.shape[1:3] == (size_px, size_px)
+        self._pixels[rows] = rgb if fits else [resize(image, size_px) for image in rgb]
+        self._flags[rows] |= flags
 
     def reject(self, rows: Sequence[int] | np.ndarray, reason: str, detail: str) -> None:
         """Set rows aside for one of ``schema.REJECT_REASONS``."""
@@ -109,9 +111,10 @@ class AssignTiles:
 
     def __call__(self, sources: pa.Table) -> pa.Table:
         ra_deg, dec_deg = (pc.fill_null(sources[name], np.nan).to_numpy() for name in ("ra", "dec"))
-        lost = sources["reason"].is_valid().to_numpy() | ~_on_the_sky(ra_deg, dec_deg)
+        lost = ~_on_the_sky(ra_deg, dec_deg)
         owners = self.footprints.owners(np.where(lost, np.nan, ra_deg), np.where(lost, np.nan, dec_deg))
-        outside = (owners == None) & ~lost  # noqa: E711 (an array's elements)
+        waiting = sources["reason"].is_null().to_numpy()
+        outside = (owners == None) & ~lost & waiting  # noqa: E711 (an array's elements)
         detail = f"its position lies on none of {len(self.footprints)} tiles"
         columns = {name: sources[name] for name in SOURCE_SCHEMA.names}
         columns |= {
@@ -175,13 +178,12 @@ class CutSources:
 
     def _cut(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> None:
         sides_px = self._sides_px(sources, rows, tile)
-        for side_px in np.unique(sides_px):
-            alike = rows[sides_px == side_px]
-            cutouts: Cutouts = cut(tile, sources.ra_deg[alike], sources.dec_deg[alike], int(side_px))
-            for row, gri, flags in zip(alike, cutouts.gri, cutouts.flags, strict=True):
-                sources.accept(row, lupton_rgb(gri, self.rendering), flags)
-            outside = alike[~cutouts.inside]
-            sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
+        for side_px in map(int, np.unique(sides_px)):
+            for few in few_at_once(rows[sides_px == side_px], side_px):
+                cutouts: Cutouts = cut(tile, sources.ra_deg[few], sources.dec_deg[few], side_px)
+                sources.accept(few, lupton_rgb(cutouts.gri, self.rendering), cutouts.flags)
+                outside = few[~cutouts.inside]
+                sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
 
     def _sides_px(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> np.ndarray:
         if not self.cutout_radii:
@@ -228,7 +230,7 @@ class DecodeGalaxies:
         galaxies = Scanned(sources_table(columns, len(block)), self.size_px)
         for row in galaxies.waiting:
             try:
-                galaxies.accept(row, decode_rgb(block["image"][row].as_py()))
+                galaxies.accept([row], decode_rgb(block["image"][row].as_py())[None])
             except ImageRejected as rejection:
                 galaxies.reject([row], rejection.reason, rejection.detail)
         return galaxies.table()

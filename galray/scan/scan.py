@@ -1,125 +1,47 @@
 """A survey -> scores -> ranked candidates, on Ray Data.
 
-The catalogue streams; a block of its rows is the unit of work. One task reads the block's tiles, cuts
-and colours its sources, scores them and writes them as one shard, so that pixels never leave the
-process. What cannot be cut or decoded becomes a reject: rows in = scores + rejects + not selected.
+Every row of the catalogue ends as one row of scores or one of rejects, or is counted as not selected,
+whatever is killed and however often the scan is resumed: the catalogue is cut into units
+(`galray.scan.partition`), each of which is done once (`galray.core.units`). One task reads a unit's tiles,
+cuts and colours its sources, scores them and writes them as one shard, so that pixels never leave the
+process. The rows are counted before the scores are published.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
-from ray.data import Dataset
+import pyarrow as pa
+import ray
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
 from galray.core.cluster import say
-from galray.core.config import JobConfig, Preset, require
-from galray.core.errors import PublishError
+from galray.core.errors import ConfigError, PublishError
 from galray.core.manifest import Manifest, Publication, local_folder, publish, standing
 from galray.core.schema import SCORE_SCHEMA
-from galray.core.shards import REJECTS, read_shards, rejects_told, write_shards
+from galray.core.shards import rejects_told, shard_paths
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
-from galray.data.expressions import Expression
-from galray.data.images import BANDS, Rendering
+from galray.core.units import forget_units, write_units
 from galray.data.tile_files import TileFiles
-from galray.scan.aim import Aim, decide
+from galray.scan.aim import decide
 from galray.scan.catalogue import read_sources
-from galray.scan.columns import Columns
+from galray.scan.engine import check_agreement
 from galray.scan.handover import HandOver
+from galray.scan.options import ScanConfig
+from galray.scan.partition import SOURCES, prepare, prepared, units_of
 from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies
-from galray.scan.scoring import Score, score_in_task
+from galray.scan.scoring import ScoreUnit, Scoring, UnitImages
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScanConfig(JobConfig):
-    """Which survey to scan, with which classifier, and what makes a candidate."""
-
-    catalogue: str = "{root}/survey/catalogue"
-    """Parquet (a file, a folder or HATS), FITS, CSV or VOTable; best ordered by tile."""
-    columns: Columns = field(default_factory=Columns)
-    """What the catalogue calls its columns; those of SDSS, the Legacy Survey and GZ2 are known."""
-    select: str = ""
-    """Rows to scan, as in "type != 'PSF' and flux_r > 10"; no pixel of the others is read."""
-    tiles: str = "{root}/survey/tiles"
-    """Folder or s3:// prefix of the tiles."""
-    tile_files: str = "{tile}.fits"
-    """A tile's file, or '{tile}-{band}.fits' for one file a band; .gz, .bz2 and .fz as well."""
-    bands: tuple[str, str, str] = BANDS
-    """What the tiles call g, r and i; one band may stand for several."""
-    galaxies: str = ""
-    """Instead of catalogue and tiles: published galaxy shards, cutouts already made."""
-    classifier: str = "{root}/classifier"
-    output: str = "{root}/scan"
-    candidates: str = "{root}/candidates"
-    target: str = ""
-    """The rare target that is looked for; empty takes the one the classifier was tuned for."""
-    aim: Aim = field(default_factory=Aim)
-    """What makes a candidate; left out, the classifier's own threshold."""
-    survey_prevalence: float | None = None
-    """Expected share of targets in the survey: corrects probabilities, and predicts what is found."""
-    max_candidates: int = 2000
-    """Keep at most so many of the best."""
-    random_share: float = 0.0
-    """Share of all sources to grade whatever they score; makes completeness measurable."""
-    keep_image_score: float | None = None
-    """Keep the cutouts of sources that score at least this; left out, of the candidates."""
-    known: str = ""
-    """Table of known objects to cross-match with: any catalogue, or rows of plain text."""
-    known_columns: Columns = field(default_factory=Columns)
-    """What it calls its columns; plain text has col1, col2, ... The id may be a name."""
-    match_radius_arcsec: float = 3.0
-    """A source this near to a known object is taken to be it."""
-    rendering: Rendering = field(default_factory=Rendering)
-    """How flux becomes colour; must be what the training images had."""
-    cutout_px: int = 0
-    """Side of the cutouts before they are resampled for the classifier; 0 takes its size."""
-    cutout_radii: float = 0.0
-    """Scale the cutouts to so many of each source's radii instead; GZ2 showed 8.48 Petrosian ones."""
-    batch_size: int = 128
-    """Images that the classifier takes at once."""
-    rows_per_task: int = 1024
-    """Catalogue rows of one unit of work, and of one shard of scores."""
-    gpus: int = 0
-    """Actors that score, one GPU each; 0 scores on the CPUs, in the tasks that cut."""
-    bfloat16: bool = False
-    """Compute in bfloat16: larger classifiers run twice as fast, scores move by about 0.001."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_candidates", "batch_size", "rows_per_task"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; give at least 1.")
-        for name in ("cutout_px", "cutout_radii", "gpus"):
-            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')} cannot be negative.")
-        floor, prevalence = self.keep_image_score, self.survey_prevalence
-        require(floor is None or 0 <= floor <= 1, f"--keep-image-score {floor} is not in [0, 1].")
-        require(0 <= self.random_share < 1, f"--random-share {self.random_share} is not in [0, 1).")
-        require(self.match_radius_arcsec > 0, "--match-radius-arcsec must be positive.")
-        require(
-            prevalence is None or 0 < prevalence < 1, f"--survey-prevalence {prevalence} is not in (0, 1)."
-        )
-        require(not (self.cutout_px and self.cutout_radii), "Give --cutout-px or --cutout-radii, not both.")
-        require(
-            not (self.galaxies and self.select),
-            "--select chooses rows of a --catalogue, before pixels are read; --galaxies are cutouts already.",
-        )
-        require(
-            self.aim.purity is None or prevalence is not None,
-            "--aim.purity depends on how rare the target is: state the --survey-prevalence.",
-        )
-        require(
-            self.aim.threshold is None or floor is None or floor <= self.aim.threshold,
-            "--keep-image-score above --aim.threshold leaves candidates without their cutouts. Lower it.",
-        )
-        self.selection()
-
-    def selection(self) -> Expression | None:
-        """Return which rows are scanned; None for all."""
-        return Expression(self.select) if self.select else None
+_DECIDES_PIXELS = (
+    *("tile_files", "bands", "saturation", "rendering", "cutout_px", "cutout_radii"),
+    "batch_size",  # on which the last bits of sums depend
+)
 
 
 def scan(config: ScanConfig) -> Manifest:
@@ -158,61 +80,98 @@ class _Survey:
     """A configuration with what the classifier's folder says of it."""
 
     config: ScanConfig
-    classifier: Location
-    manifest: Manifest
+    classifiers: tuple[Location, ...]
+    manifests: tuple[Manifest, ...]
     network: network.ClassifierConfig
     decision: Decision
 
     @classmethod
     def of(cls, config: ScanConfig) -> _Survey:
-        classifier = config.location(config.classifier)
-        manifest = Manifest.read(classifier, "classifier")
-        with local_folder(classifier, "classifier") as folder:
-            settings = network.load(folder).config
+        classifiers = tuple(map(config.location, (config.classifier, *config.ensemble)))
+        manifests = tuple(Manifest.read(classifier, "classifier") for classifier in classifiers)
+        settings = [_settings(classifier) for classifier in classifiers]
         decision = decide(
             config.aim,
             config.target,
             config.survey_prevalence,
-            Decision.read(classifier),
-            settings,
-            classifier,
+            Decision.read(classifiers[0]),
+            settings[0],
+            classifiers[0],
         )
-        return cls(config, classifier, manifest, settings, decision)
+        for classifier, other in zip(classifiers[1:], settings[1:], strict=True):
+            _check_member(classifier, other, settings[0], decision.target)
+        return cls(config, classifiers, manifests, settings[0], decision)
 
     @property
     def parents(self) -> dict[str, str]:
-        parents = {self.classifier.uri: self.manifest.fingerprint}
+        pairs = zip(self.classifiers, self.manifests, strict=True)
+        parents = {classifier.uri: manifest.fingerprint for classifier, manifest in pairs}
         if self.config.galaxies:
-            galaxies = self.config.location(self.config.galaxies)
-            parents[galaxies.uri] = Manifest.read(galaxies, "galaxies").fingerprint
+            parents[self._galaxies.uri] = Manifest.read(self._galaxies, "galaxies").fingerprint
         return parents
 
-    def sources(self) -> Dataset:
-        """Stream the survey's sources with their images: read, then cut or decode."""
+    @cached_property
+    def _galaxies(self) -> Location:
+        return self.config.location(self.config.galaxies)
+
+    @cached_property
+    def _tiles(self) -> TileFiles:
+        config = self.config
+        limit = float("inf") if config.saturation is None else config.saturation
+        return TileFiles(config.location(config.tiles), config.tile_files, config.bands, limit)
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what the sources to scan follow from, as JSON has it."""
+        options = asdict(self.config)
+        names = ("columns", "select", "tile_files", "bands", "rows_per_task", "blend_radius_arcsec")
+        places = {name: self.config.location(options[name]).uri for name in ("catalogue", "tiles")}
+        return json.loads(json.dumps({**places, **{name: options[name] for name in names}}))
+
+    def _files(self, output: Location) -> Manifest:
+        """Return the files that are the units: of galaxies, or of the catalogue's sources."""
+        if self.config.galaxies:
+            shard_paths(self._galaxies, "galaxies")  # refuses what is not as it was published
+            return Manifest.read(self._galaxies, "galaxies")
+        return prepared(output, self._asked()) or self._prepare(output)
+
+    def _prepare(self, output: Location) -> Manifest:
+        config = self.config
+        catalogue = config.location(config.catalogue)
+        rows = read_sources(catalogue, config.columns, config.selection(), self._tiles)
+        return prepare(output, self._asked(), rows, config.rows_per_task, config.blend_radius_arcsec)
+
+    def _images(self, output: Location) -> UnitImages:
         config, size_px = self.config, self.network.size_px
         if config.galaxies:
-            rows = read_shards(config.location(config.galaxies), "galaxies", columns=GALAXY_COLUMNS)
-            images = DecodeGalaxies(size_px)
-        else:
-            tiles = TileFiles(config.location(config.tiles), config.tile_files, config.bands)
-            catalogue = config.location(config.catalogue)
-            rows = read_sources(catalogue, config.columns, config.selection(), tiles)
-            cutout_px = config.cutout_px or size_px
-            images = CutSources(tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
-        blocks = rows.repartition(target_num_rows_per_block=config.rows_per_task)
-        return blocks.map_batches(images.__call__, batch_size=config.batch_size, batch_format="pyarrow")
+            made = DecodeGalaxies(size_px)
+            return UnitImages(self._galaxies, GALAXY_COLUMNS, made, config.batch_size)
+        cutout_px = config.cutout_px or size_px
+        cut = CutSources(self._tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
+        return UnitImages(output / SOURCES, None, cut, config.batch_size)
+
+    def _check_engine(self) -> dict[str, Any]:
+        """Compare the engine with torch, where the units are scored: on a worker."""
+        if self.scoring.engine.is_reference:
+            return check_agreement(self.classifiers, self.scoring.engine)
+        on_gpu = {"num_gpus": 1} if self.config.gpus else {"num_cpus": 1}
+        check = ray.remote(**on_gpu)(check_agreement)
+        return ray.get(check.remote(self.classifiers, self.scoring.engine))
 
     def score(self, output: Location, run: Run) -> Manifest:
         """Score all sources and publish the scores."""
         config, started_s = self.config, time.monotonic()
-        sources = self.sources()
         with publish(output, "scores", config.resolved(), self.parents) as publication:
-            scored = self._scored(sources)
-            write_shards(scored, publication, SCORE_SCHEMA, rows_per_shard=config.rows_per_task)
-            count_not_selected(publication)
-            publication.lineage |= {"target": self.decision.target, "random_share": config.random_share}
+            agreement = self._check_engine()
+            files = self._files(output)
+            self._score_units(units_of(files), files.fingerprint, publication)
+            not_selected = files.counts.get("not_selected", 0) if not config.galaxies else 0
+            publication.counts["rows_in"] += not_selected
+            publication.counts["not_selected"] = not_selected
+            publication.lineage |= {**self._asked_scores(), "agreement": agreement}
             rate = publication.counts["rows_in"] / (time.monotonic() - started_s)
             run.metrics({**publication.counts, "sources_per_s": rate})
+        (output / SOURCES).delete()
+        forget_units(output)
         counts = publication.counts
         told = (
             f"{counts['rows_in']} sources, {counts['not_selected']} not selected, "
@@ -221,31 +180,57 @@ class _Survey:
         say(f"scan: {told}, {rate:.0f} sources/s -> {output.uri}")
         return Manifest.read(output)
 
-    def _scored(self, sources: Dataset) -> Dataset:
-        """Score in the tasks that cut, or in actors that hold a GPU each."""
+    @cached_property
+    def scoring(self) -> Scoring:
         config, floor = self.config, self.config.keep_image_score
-        keep_image_score = self.decision.threshold if floor is None else floor
-        share = config.random_share
-        arguments = (self.classifier, self.decision.target, keep_image_score, share, config.bfloat16)
-        if not config.gpus:
-            return sources.map_batches(
-                score_in_task, fn_args=arguments, batch_size=config.batch_size, batch_format="pyarrow"
-            )
-        return sources.map_batches(
-            Score,
-            fn_constructor_args=arguments,
-            batch_size=config.batch_size,
-            batch_format="pyarrow",
-            concurrency=config.gpus,
-            num_gpus=1,
+        return Scoring(
+            classifiers=self.classifiers,
+            target=self.decision.target,
+            keep_image_score=self.decision.threshold if floor is None else floor,
+            random_share=config.random_share,
+            engine=config.runs_on(),
+            turns=config.turns,
         )
+
+    def _score_units(self, units: pa.Table, files: str, publication: Publication) -> None:
+        """Score in the tasks that cut, or in actors that hold a GPU each."""
+        config, images = self.config, self._images(publication.location)
+        options = asdict(config)
+        write_units(
+            units,
+            ScoreUnit,
+            (images, self.scoring),
+            publication,
+            SCORE_SCHEMA,
+            plan={
+                "files": files,
+                "parents": self.parents,
+                "tiles": self._tiles.location.uri,
+                "keep_image_score": self.scoring.keep_image_score,
+                **self._asked_scores(),
+                **{name: options[name] for name in _DECIDES_PIXELS},
+            },
+            **({"first": images, "concurrency": config.gpus, "num_gpus": 1} if config.gpus else {}),
+        )
+
+    def _asked_scores(self) -> dict[str, Any]:
+        """Return what the scores depend on, beside the classifiers and the survey."""
+        config = self.config
+        return {
+            "target": self.decision.target,
+            "random_share": config.random_share,
+            "turns": config.turns,
+            "engine": config.engine,
+            "bfloat16": config.bfloat16,
+        }
 
     def check_scored_by(self, scored: Manifest, output: Location) -> None:
         """Refuse to go on with scores of another classifier or target."""
-        asked = {"target": self.decision.target, "random_share": self.config.random_share}
-        if scored.parents != self.parents or scored.lineage != asked:
+        asked = self._asked_scores()
+        told = {name: scored.lineage.get(name) for name in asked}
+        if scored.parents != self.parents or told != asked:
             raise PublishError(
-                f"{output.uri} holds scores of another classifier, target, survey or random share. "
+                f"{output.uri} holds scores of another classifier, target, survey, random share or engine. "
                 "Give another --output, or delete it to scan again."
             )
 
@@ -255,8 +240,8 @@ class _Survey:
         return HandOver(
             scores=output,
             scored=scored,
-            classifier=self.classifier,
-            model_id=self.manifest.fingerprint,
+            classifier=self.classifiers[0],
+            model_id="+".join(manifest.fingerprint for manifest in self.manifests),
             decision=self.decision,
             max_candidates=config.max_candidates,
             number=config.aim.number,
@@ -268,26 +253,23 @@ class _Survey:
         ).publish(place, config.resolved(), run)
 
 
-def count_not_selected(publication: Publication) -> None:
-    """Count the rows that the selection left out, which come as one reject a block, apart from rejects."""
-    rejected = [file for file in publication.files if file.path.startswith(f"{REJECTS}/")]
-    left_out = blocks = 0
-    for file in rejected:
-        place = f"{publication.location.path}/{file.path}"
-        rows = pq.read_table(place, columns=["reason", "detail"], filesystem=publication.location.filesystem)
-        numbers = rows.filter(pads.field("reason") == "not_selected")["detail"].to_pylist()
-        left_out, blocks = left_out + sum(map(int, numbers)), blocks + len(numbers)
-    counts = publication.counts
-    counts.pop("rejects.not_selected", None)
-    counts["not_selected"] = left_out
-    counts["rejects"] -= blocks
-    counts["rows_in"] += left_out - blocks
+def _settings(classifier: Location) -> network.ClassifierConfig:
+    with local_folder(classifier, "classifier") as folder:
+        return network.load(folder).config
 
 
-PRESETS = {
-    "laptop": Preset("the survey of this pipeline", ScanConfig()),
-    "debug": Preset(
-        "small units of work, and the best dozen whatever they score: a debug classifier knows nothing",
-        ScanConfig(batch_size=32, rows_per_task=128, aim=Aim(number=12)),
-    ),
-}
+def _check_member(
+    classifier: Location, settings: network.ClassifierConfig, first: network.ClassifierConfig, target: str
+) -> None:
+    """Refuse a classifier whose scores cannot be averaged with those of the first."""
+    if target not in settings.target_names:
+        known = ", ".join(settings.target_names) or "none"
+        raise ConfigError(
+            f"--ensemble {classifier.uri} does not look for {target!r} (its targets: {known}). "
+            "Name classifiers of one target."
+        )
+    if settings.size_px != first.size_px:
+        raise ConfigError(
+            f"--ensemble {classifier.uri} takes images of {settings.size_px} px, --classifier of "
+            f"{first.size_px}. Name classifiers of one size."
+        )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from pyarrow import fs
 
 from tests.integration import services
 
@@ -42,21 +41,7 @@ def s3_environment(short_folder: Path) -> Iterator[dict[str, str]]:
     if missing:
         pytest.skip(f"no S3 service here: {', '.join(missing)} not found; as root, .ci/run installs them")
     with services.s3_service(short_folder / "s3") as endpoint:
-        bucket_maker = fs.S3FileSystem(
-            access_key=services.S3_ACCESS_KEY,
-            secret_key=services.S3_SECRET_KEY,
-            endpoint_override=endpoint,
-            region="us-east-1",
-            allow_bucket_creation=True,
-        )
-        bucket_maker.create_dir(BUCKET)
-        yield {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": services.S3_ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": services.S3_SECRET_KEY,
-            "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        yield services.s3_environment(endpoint, BUCKET)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow import fs
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.data import DataContext
 
@@ -41,6 +43,7 @@ _SETUP = (
 _OBJECT_STORE_BYTES = 512 << 20
 _STOP_S = 20
 _STEP_S = 120
+_KILL_S = 300
 
 _CEPH_CONF = """
 [global]
@@ -114,6 +117,25 @@ def s3_service(folder: Path) -> Iterator[str]:
         keys = ("--access-key", S3_ACCESS_KEY, "--secret-key", S3_SECRET_KEY)
         _call("radosgw-admin", *ceph, "user", "create", "--uid", "test", "--display-name", "test", *keys)
         yield endpoint
+
+
+def s3_environment(endpoint: str, bucket: str) -> dict[str, str]:
+    """Make a bucket, and return the variables that lead to the service."""
+    bucket_maker = fs.S3FileSystem(
+        access_key=S3_ACCESS_KEY,
+        secret_key=S3_SECRET_KEY,
+        endpoint_override=endpoint,
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    bucket_maker.create_dir(bucket)
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": S3_SECRET_KEY,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 def _make_ceph_keys(folder: Path, fsid: str, monitor: str) -> None:
@@ -250,6 +272,21 @@ def autoscaling_ray_cluster(folder: Path, node_types: Mapping[str, Any]) -> Iter
     scaling = f"--autoscaling-config={file}"
     with ray_cluster(folder, environment, scaling, port=port, cpus=0) as access:
         yield access
+
+
+def killed_after(
+    count: int, command: list[str], output: Path, *, meanwhile: Callable[[int], None] = lambda _: None
+) -> None:
+    """Kill a job's driver once so many units are done; `meanwhile` is called with its pid before."""
+    with subprocess.Popen(command, cwd=REPOSITORY) as job:
+        deadline_s = time.monotonic() + _KILL_S
+        while len(list(output.glob("units/*.json"))) < count:
+            if job.poll() is not None or time.monotonic() > deadline_s:
+                raise ServiceError(f"{' '.join(command)} ended, or did nothing, before it could be killed")
+            meanwhile(job.pid)
+            time.sleep(0.01)
+        job.send_signal(signal.SIGKILL)
+    time.sleep(1)  # Ray ends its workers, which may finish what they are at
 
 
 def free_ports(count: int) -> list[int]:

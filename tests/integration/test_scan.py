@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -18,7 +21,8 @@ from astropy.table import Table
 
 from galray.classifier import network
 from galray.classifier.network import Classifier, ClassifierConfig
-from galray.core.errors import EmptyInputError, InputError, MissingColumnError, PublishError
+from galray.classifier.targets import RING
+from galray.core.errors import ConfigError, EmptyInputError, InputError, MissingColumnError, PublishError
 from galray.core.manifest import Manifest, local_folder, publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.shards import read_shards
@@ -29,7 +33,8 @@ from galray.data.tile_fits import open_tile
 from galray.data.tiles import cut
 from galray.scan.aim import Aim
 from galray.scan.columns import Columns
-from galray.scan.scan import ScanConfig, scan
+from galray.scan.options import ScanConfig
+from galray.scan.scan import scan
 from galray.scan.vet import VetConfig, vet
 from tests.integration import services
 
@@ -218,7 +223,10 @@ def test_a_catalogue_that_cannot_be_read(survey, classifier, tmp_path, content):
 
 def test_no_source_left_is_an_error_that_says_why(survey, classifier, tmp_path):
     with pytest.raises(EmptyInputError, match="missing_image"):
-        scan(config_of(tmp_path, survey, classifier, tiles=str(tmp_path / "elsewhere")))
+        scan(config_of(tmp_path / "a", survey, classifier, tiles=str(tmp_path / "elsewhere")))
+    count = len(catalogue_of(survey))
+    with pytest.raises(EmptyInputError, match=f"is left to scan: {count} are not selected"):
+        scan(config_of(tmp_path / "b", survey, classifier, select="dec > 90"))
 
 
 def test_a_finished_scan_is_never_overwritten(scanned, survey, classifier):
@@ -243,15 +251,53 @@ def test_new_candidates_from_the_scores_that_stand(scanned, survey, classifier, 
     assert (scanned / "scan/manifest.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.timeout(600)
+def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, classifier, tmp_path):
+    """Nothing is scored twice, nothing is lost, and no other work goes into a folder that was begun."""
+    options = {
+        "root": tmp_path,
+        "catalogue": survey / "catalogue.parquet",
+        "tiles": survey / "tiles",
+        "classifier": classifier,
+        "rows-per-task": 1,
+        "batch-size": 16,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command, victims = [sys.executable, "jobs/scan.py", *words], []
+
+    def kill_a_worker(driver: int) -> None:
+        if not victims and list(tmp_path.glob("scan/units/*.json")):
+            victims.extend(unit_workers(driver)[:1])
+            for worker in victims:
+                worker.kill()
+
+    services.killed_after(8, command, tmp_path / "scan", meanwhile=kill_a_worker)
+    assert victims
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scan/units/*.json")}
+    with pytest.raises(PublishError, match="another catalogue, or with other columns, selection"):
+        scan(config_of(tmp_path, survey, classifier, resume=True, rows_per_task=1, select="dec > 90"))
+    with pytest.raises(PublishError, match="other options"):
+        scan(config_of(tmp_path, survey, classifier, resume=True, rows_per_task=1, cutout_px=40))
+    assert done == {path: path.stat().st_mtime_ns for path in done}  # what stood was left alone
+    subprocess.run([*command, "--resume"], cwd=services.REPOSITORY, check=True, timeout=300)
+    assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=1e-5)
+    manifest = Manifest.read(open_location(str(tmp_path / "scan")), "scores")
+    assert manifest.counts["rows_in"] == manifest.counts["rows_out"] == len(catalogue_of(survey))
+    assert {path.name for path in (tmp_path / "scan").iterdir()} == {"manifest.json", "shards"}
+
+
+def unit_workers(driver: int) -> list[psutil.Process]:
+    """Return the processes of a job that are at a unit of work."""
+    return [
+        process
+        for process in psutil.Process(driver).children(recursive=True)
+        if process.name().startswith("ray::Map") or "_do_unit" in " ".join(process.cmdline())
+    ]
+
+
 def test_scores_of_another_classifier_are_not_gone_on_with(scanned, survey, tmp_path):
-    torch.manual_seed(1)
-    network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), tmp_path / "model")
-    other = open_location(str(tmp_path / "classifier"))
-    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
-    with publish(other, "classifier") as publication:
-        publication.add_folder(tmp_path / "model")
-        publication.write("decision.json", json.dumps(decision))
-    config = config_of(scanned, survey, other.uri, resume=True, candidates=str(tmp_path / "candidates"))
+    other = published_classifier(tmp_path, ClassifierConfig("resnet-tiny", SIZE_PX), seed=1)
+    config = config_of(scanned, survey, other, resume=True, candidates=str(tmp_path / "candidates"))
     with pytest.raises(PublishError, match="another classifier"):
         scan(config)
 
@@ -275,13 +321,44 @@ def test_candidates_open_in_astropy(scanned):
     assert html.count("data:image/jpeg") == len(scores)
 
 
-def test_only_the_best_become_candidates(survey, classifier, tmp_path):
-    manifest = scan(config_of(tmp_path, survey, classifier, max_candidates=5, keep_image_score=0.0))
+def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> str:
+    torch.manual_seed(seed)
+    network.save(Classifier(config), folder / "model")
+    location = open_location(str(folder / "classifier"))
+    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
+    with publish(location, "classifier") as publication:
+        publication.add_folder(folder / "model")
+        publication.write("decision.json", json.dumps(decision))
+    return location.uri
+
+
+def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey, classifier, tmp_path):
+    second = published_classifier(tmp_path / "second", ClassifierConfig("resnet-tiny", SIZE_PX), seed=1)
+    options = {"ensemble": (second,), "turns": True, "max_candidates": 5, "keep_image_score": 0.0}
+    manifest = scan(config_of(tmp_path, survey, classifier, **options))
     scores = scores_of(tmp_path)
     table = pq.read_table(tmp_path / "candidates/candidates.parquet")
     assert table["galaxy_id"].to_pylist() == sorted(scores, key=lambda i: (-scores[i], i))[:5]
     counts = {"candidates": 5, "above_threshold": len(scores), "random_arm": 0, "sources": len(scores)}
     assert manifest.counts == counts
+    assert (table["score_sd"].to_numpy() > 0).all()
+    assert set(Manifest.read(open_location(str(tmp_path / "scan"))).parents) == {classifier, second}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            ClassifierConfig("resnet-tiny", SIZE_PX, targets=(RING,)),
+            "does not look for 'dust_lane_early_type'",
+        ),
+        (ClassifierConfig("resnet-tiny", 64), "takes images of 64 px"),
+    ],
+)
+def test_an_ensemble_of_unlike_classifiers(survey, classifier, tmp_path, config, message):
+    other = published_classifier(tmp_path / "other", config, seed=1)
+    with pytest.raises(ConfigError, match=message):
+        scan(config_of(tmp_path, survey, classifier, ensemble=(other,)))
 
 
 def written_as(name: str, table: pa.Table, folder: Path) -> str:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +158,8 @@ def test_a_killed_driver_and_a_resumed_job(undisturbed, root):
     command = [sys.executable, "jobs/synthesize.py", "--root", str(root), "--output", str(begun)]
     options = {"recipe": root / "recipe.yaml", "count": 15, "batch-size": 3, "num-steps": 40}
     command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    done = kill_after(2, [*command, "--scaling.workers", "1"], begun)
+    services.killed_after(2, [*command, "--scaling.workers", "1"], begun)
+    done = {p: p.stat().st_mtime_ns for p in (begun / "shards").iterdir() if recorded(begun, p)}
     assert 2 <= len(done) < UNITS
     with pytest.raises(PublishError, match="unfinished"):
         standing(open_location(str(begun)), "synthetic", resume=False)
@@ -171,19 +171,8 @@ def test_a_killed_driver_and_a_resumed_job(undisturbed, root):
     assert again == done  # what stood was left alone
 
 
-def kill_after(count: int, command: list[str], output: Path) -> dict[Path, int]:
-    """Kill a job's driver once so many units are done; return their shards, with the times of writing."""
-    job = subprocess.Popen(command, cwd=REPOSITORY)
-    deadline_s = time.monotonic() + _LONG_S
-    while len(list(output.glob("units/*.json"))) < count:
-        assert job.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    time.sleep(1)  # Ray ends its workers, which may finish what they are at
-    done = [output / f"shards/{path.stem}.parquet" for path in output.glob("units/*.json")]
-    return {path: path.stat().st_mtime_ns for path in done}
+def recorded(output: Path, shard: Path) -> bool:
+    return (output / f"units/{shard.stem}.json").exists()
 
 
 class DieOnce:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from galray.core.errors import PublishError
+from galray.core.errors import PublishError, StorageError
 from galray.core.storage import PARTIAL, Location, open_location
-from galray.core.units import RECORDS, DoUnit, clear_partial, done_units
+from galray.core.units import RECORDS, DoUnit, check_complete, clear_partial, done_units
 
 SCHEMA = pa.schema({"number": pa.int64()})
 REASONS = ["duplicate_id", "bad_id"]
@@ -103,3 +103,21 @@ def test_what_killed_writers_left_is_deleted(location):
     clear_partial(location)
     assert not left.exists()
     assert set(done_units(location, "a")) == {3}
+
+
+@pytest.mark.parametrize(
+    ("units", "error", "message"),
+    [
+        ({"unit": [4, 5], "rows": [4, 5]}, None, ""),
+        ({"unit": [4, 5], "rows": [4, 6]}, PublishError, "unit 5 has 5 rows, where 6 came in"),
+        ({"unit": [4, 5, 6], "rows": [4, 5, 6]}, StorageError, "1 finished units are gone"),
+    ],
+)
+def test_lost_and_doubled_rows_are_not_published(location, units, error, message):
+    do(location, 4, 5)
+    done = done_units(location, "a")
+    if error is None:
+        check_complete(location, pa.table(units), done)
+    else:
+        with pytest.raises(error, match=message):
+            check_complete(location, pa.table(units), done)

@@ -191,3 +191,11 @@ def test_lupton_keeps_colour_where_it_saturates():
 def test_rendering_refuses_what_cannot_be():
     with pytest.raises(ConfigError, match="must be positive"):
         Rendering(stretch=0)
+
+
+def test_many_pictures_are_coloured_as_one_by_one():
+    gri = np.random.default_rng(0).gamma(0.3, 1.0, (4, 2, 3, 11, 9)).astype(np.float32)
+    many = lupton_rgb(gri, Rendering())
+    assert many.shape == (4, 2, 11, 9, 3)
+    for i, j in np.ndindex(4, 2):
+        np.testing.assert_array_equal(many[i, j], lupton_rgb(gri[i, j], Rendering()))

@@ -19,7 +19,7 @@ from galray.core.errors import InputError
 from galray.core.storage import open_location
 from galray.data.tile_files import Footprints, TileFiles
 from galray.data.tile_fits import grid_of, open_bands, open_tile
-from galray.data.tiles import BAD_PIXELS, EDGE, cut
+from galray.data.tiles import BAD_PIXELS, EDGE, SATURATED, cut, sample_squares, spline_weights
 
 REAL_FITS = Path(os.environ.get("GALRAY_REAL_DATA", "../shared/data")) / "fits"
 needs_real_data = pytest.mark.skipif(
@@ -132,6 +132,39 @@ def test_edges_bad_pixels_and_sources_off_the_tile_are_told():
     assert (cutouts.gri[3, 0, :, :4] == 0).all()
     assert (cutouts.gri[3, 0, :, 6:] > 0.4).all()
     assert (cutouts.gri[5] == 0).all()
+
+
+def test_interpolation_is_scipys_cubic_spline():
+    """Whole pixels are themselves, flat sky stays flat, and all else is as scipy has it."""
+    rng = np.random.default_rng(0)
+    flux = rng.normal(size=(3, 90, 80)).astype(np.float32)
+    x_px, y_px = rng.uniform(25, 55, (2, 7))
+    x_px[0], y_px[0] = 40.5, 40.5  # whole pixels of an even square
+    squares = sample_squares(flux, x_px, y_px, 20)
+    for k in range(7):
+        y, x = np.mgrid[:20, :20] - 9.5
+        at = [y + y_px[k], x + x_px[k]]
+        expected = [map_coordinates(plane.astype(float), at, order=3, mode="mirror") for plane in flux]
+        np.testing.assert_allclose(squares[k], expected, atol=2e-4)
+    np.testing.assert_allclose(squares[0], flux[:, 31:51, 31:51], atol=1e-6)
+    np.testing.assert_allclose(spline_weights(rng.uniform(0, 1, 9)).sum(axis=1), 1, atol=1e-6)
+
+
+def test_saturated_pixels_are_told():
+    """From the header of their band on, or from what is given where it has none."""
+    planes = np.full((3, SIDE, SIDE), 0.5, np.float32)
+    planes[1, 50, 50], planes[2, 150, 150] = 90.0, 70.0
+    headers = [tan_wcs().to_header() for _ in planes]
+    headers[1]["SATURATE"], headers[0]["SATURATE"] = 80.0, "unknown"
+    hdus = [fits.ImageHDU(p, h, name=n) for p, h, n in zip(planes, headers, "GRI", strict=True)]
+    buffer = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(buffer)
+    for given, expected in ((np.inf, [SATURATED, 0, 0]), (60.0, [SATURATED, SATURATED, 0])):
+        tile = open_tile(buffer.getvalue(), "t", saturation=given)
+        ra, dec = tile.wcs.all_pix2world([50.0, 150.0, 100.0], [50.0, 150.0, 100.0], 0)
+        assert cut(tile, ra, dec, 20).flags.tolist() == expected
+    one = banded(planes[1])
+    assert open_bands([one, one, one], "t", saturation=80.0).saturation == (80.0,) * 3
 
 
 def test_positions_that_are_not_on_this_sky_are_outside():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +16,7 @@ import torch
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
+from galray.classifier.metrics import shift_prior
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, RING
 from galray.core.errors import ConfigError, InputError
@@ -20,12 +24,14 @@ from galray.core.manifest import publish, write_parquet
 from galray.core.schema import SCORE_SCHEMA
 from galray.core.storage import Location, open_location
 from galray.data.images import decode_rgb
+from galray.scan import engine
 from galray.scan.aim import Aim, decide
-from galray.scan.columns import SOURCE_SCHEMA
+from galray.scan.columns import SOURCE_SCHEMA, sources_table
+from galray.scan.engine import Engine, check_agreement
 from galray.scan.handover import best_scores
+from galray.scan.options import ScanConfig
 from galray.scan.pixels import scanned_schema
-from galray.scan.scan import ScanConfig
-from galray.scan.scoring import Score
+from galray.scan.scoring import Score, ScoreUnit, Scoring, UnitImages, symmetries
 
 SIZE_PX = 32
 TUNED = Decision("dust_lane_early_type", 0.7, 0.1)
@@ -56,6 +62,11 @@ VALIDATION = {  # the highest score is no target
         ({"batch_size": 0}, "--batch-size"),
         ({"rows_per_task": 0}, "--rows-per-task"),
         ({"gpus": -1}, "--gpus"),
+        ({"engine": "openvin"}, "did you mean 'openvino'"),
+        ({"engine": "openvino", "gpus": 1}, "runs on CPUs"),
+        ({"ensemble": ("a", "a")}, "twice"),
+        ({"saturation": 0.0}, "--saturation"),
+        ({"blend_radius_arcsec": -1.0}, "--blend-radius-arcsec"),
     ],
 )
 def test_contradictions_are_refused(options, message):
@@ -153,8 +164,13 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 255, (6, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
 
 
+def score(classifier: Location | tuple[Location, ...], block: pa.Table, **options: Any) -> pa.Table:
+    classifiers = classifier if isinstance(classifier, tuple) else (classifier,)
+    return Score(Scoring(classifiers, "ring", **options))(block)
+
+
 def test_scores_are_the_networks_and_rejects_have_none(classifier, images):
-    scored = Score(classifier, "ring", 1.0, 0.0, False)(block_of(images, [None, "bad_id", *[None] * 4]))
+    scored = score(classifier, block_of(images, [None, "bad_id", *[None] * 4]))
     said = network.predict(network.load(classifier.path), images)
     good = [0, 2, 3, 4, 5]
     assert scored["score"].to_pylist()[1] is None
@@ -167,13 +183,14 @@ def test_scores_are_the_networks_and_rejects_have_none(classifier, images):
         atol=1e-6,
     )
     assert "pixels" not in scored.column_names
+    assert scored["score_sd"].null_count == 6
 
 
 def test_only_images_of_high_scores_are_kept(classifier, images):
-    every = Score(classifier, "ring", 0.0, 0.0, False)(block_of(images, [None] * 6))
+    every = score(classifier, block_of(images, [None] * 6), keep_image_score=0.0)
     scores = every["score"].to_numpy()
     floor = float(np.median(scores))
-    some = Score(classifier, "ring", floor, 0.0, False)(block_of(images, [None] * 6))
+    some = score(classifier, block_of(images, [None] * 6), keep_image_score=floor)
     assert every["image"].null_count == 0
     assert [image is not None for image in some["image"].to_pylist()] == (scores >= floor).tolist()
     assert decode_rgb(every["image"][0].as_py()).shape == (SIZE_PX, SIZE_PX, 3)
@@ -182,18 +199,89 @@ def test_only_images_of_high_scores_are_kept(classifier, images):
 def test_the_random_arm_is_drawn_by_id_alone_and_keeps_its_images(classifier, images):
     many = np.concatenate([images] * 50)
     block = block_of(many, [None] * 300)
-    shares = {share: Score(classifier, "ring", 1.0, share, False)(block) for share in (0.2, 0.6)}
+    shares = {share: score(classifier, block, random_share=share) for share in (0.2, 0.6)}
     drawn = {share: np.array(table["random_arm"].to_pylist()) for share, table in shares.items()}
     assert abs(drawn[0.2].mean() - 0.2) < 0.08
     assert (drawn[0.2] <= drawn[0.6]).all()
     assert [image is not None for image in shares[0.2]["image"].to_pylist()] == drawn[0.2].tolist()
-    later = Score(classifier, "ring", 1.0, 0.2, False)(block.slice(100))
+    later = score(classifier, block.slice(100), random_share=0.2)
     assert later["random_arm"].to_pylist() == drawn[0.2][100:].tolist()
 
 
 def test_a_block_of_rejects_alone(classifier, images):
-    scored = Score(classifier, "ring", 0.0, 0.0, False)(block_of(images, ["bad_id"] * 6))
+    scored = score(classifier, block_of(images, ["bad_id"] * 6), keep_image_score=0.0)
     assert scored["score"].null_count == 6
+
+
+def test_turns_score_the_eight_symmetries(classifier, images):
+    turned = score(classifier, block_of(images, [None] * 6), turns=True)
+    model = network.load(classifier.path)
+    seen = [np.rot90(m, k, axes=(1, 2)).copy() for m in (images, images[:, :, ::-1]) for k in range(4)]
+    said = np.stack([network.predict(model, turn).targets[:, 1] for turn in seen])
+    np.testing.assert_allclose(turned["score"].to_numpy(), said.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(turned["score_sd"].to_numpy(), said.std(axis=0), atol=1e-6)
+    assert (turned["score_sd"].to_numpy() > 1e-6).any()
+    again = score(classifier, block_of(seen[3], [None] * 6), turns=True)
+    np.testing.assert_allclose(again["score"].to_numpy(), turned["score"].to_numpy(), atol=1e-6)
+
+
+def test_the_symmetries_are_eight_and_undo_one_another():
+    image = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    assert len({turn.tobytes() for turn in symmetries(image)}) == 8
+
+
+def test_an_ensemble_averages_at_the_first_ones_prevalence(classifier, images, tmp_path):
+    torch.manual_seed(7)
+    other = Classifier(replace(SETTINGS, prevalence=(0.1, 0.5)))
+    second = open_location(str(tmp_path / "second"))
+    with publish(second, "classifier") as publication:
+        network.save(other, tmp_path / "other")
+        publication.add_folder(tmp_path / "other")
+    both = score((classifier, second), block_of(images, [None] * 6))
+    first = network.predict(network.load(classifier.path), images).targets[:, 1]
+    theirs = shift_prior(network.predict(other, images).targets[:, 1], 0.5, 0.2)
+    np.testing.assert_allclose(both["score"].to_numpy(), (first + theirs) / 2, atol=1e-6)
+    np.testing.assert_allclose(both["score_sd"].to_numpy(), np.abs(first - theirs) / 2, atol=1e-6)
+
+
+def test_the_reference_engine_needs_no_check_and_others_tell_how_far_they_are(classifier):
+    assert check_agreement((classifier,), Engine()) == {"name": "torch", "bfloat16": False}
+    told = check_agreement((classifier,), Engine(bfloat16=True))
+    assert 0 < told["largest_difference"] < told["tolerance"] == 0.02
+
+
+def test_an_engine_that_differs_is_refused(classifier, monkeypatch):
+    monkeypatch.setattr(engine, "TOLERANCE_BFLOAT16", 1e-9)
+    with pytest.raises(ConfigError, match=r"differs from torch in float32 by .* where 1e-09 is tolerated"):
+        check_agreement((classifier,), Engine(bfloat16=True))
+
+
+@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
+def test_an_engine_that_is_not_installed_is_named(classifier):
+    with pytest.raises(ConfigError, match=r"pip install 'galray\[openvino\]'"):
+        check_agreement((classifier,), Engine("openvino"))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_openvino_agrees_with_torch(classifier, images, bfloat16):
+    pytest.importorskip("openvino")
+    block, runs_on = block_of(images, [None] * 6), Engine("openvino", bfloat16)
+    assert check_agreement((classifier,), runs_on)["largest_difference"] <= runs_on.tolerance
+    expected, found = score(classifier, block), score(classifier, block, engine=runs_on)
+    np.testing.assert_allclose(
+        found["score"].to_numpy(), expected["score"].to_numpy(), atol=runs_on.tolerance
+    )
+
+
+def test_the_blocks_of_a_unit_are_the_same_to_a_process_with_a_gpu(classifier, tmp_path, images):
+    location = open_location(str(tmp_path))
+    columns = {"galaxy_id": list(range(6)), "ra": [1.0] * 6, "dec": [1.0] * 6}
+    write_parquet(location, "shards/a.parquet", sources_table(columns, 6))
+    made = UnitImages(location, None, lambda rows: block_of(images[: len(rows)], [None] * len(rows)), 4)
+    doing, unit = ScoreUnit(made, Scoring((classifier,), "ring")), {"path": "shards/a.parquet"}
+    here = doing(unit)
+    assert doing(made(unit)).equals(here)
+    assert here["score"].to_pylist()[:2] == pytest.approx(here["score"].to_pylist()[4:])
 
 
 @pytest.fixture

@@ -1,0 +1,166 @@
+"""What runs a classifier's network: torch, or OpenVINO on CPUs, held to what torch says in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from galray.classifier import network
+from galray.classifier.network import Classifier
+from galray.core.config import require
+from galray.core.errors import ConfigError, nearest
+from galray.core.manifest import local_folder
+from galray.core.storage import Location
+from galray.data.images import decode_rgb, resize
+from galray.data.mock import MockConfig, cutout_jpeg, draw_truth
+
+ENGINES = ("torch", "openvino")
+TOLERANCE = 1e-4  # of a probability in float32
+TOLERANCE_BFLOAT16 = 0.02
+_N_CHECKED = 32
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a network is run; cheap to send to workers.
+
+    Attributes
+    ----------
+    name : str
+        One of `ENGINES`.
+    bfloat16 : bool
+        Run the backbone in bfloat16; the heads are always run in float32.
+    """
+
+    name: str = "torch"
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.name in ENGINES,
+            f"--engine {self.name!r}{nearest(self.name, ENGINES)}; choose from {', '.join(ENGINES)}.",
+        )
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is torch in float32, which the others are held to."""
+        return self == Engine()
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of a probability from the reference's that is accepted."""
+        return TOLERANCE_BFLOAT16 if self.bfloat16 else TOLERANCE
+
+    def load(self, classifier: Location) -> Classifier:
+        """Open a published classifier, ready for `network.predict`.
+
+        Raises
+        ------
+        ConfigError
+            Where OpenVINO is not installed.
+        """
+        with local_folder(classifier, "classifier") as folder:
+            model = network.load(folder)
+        if self.name == "openvino":
+            return OpenVinoClassifier(model, self.bfloat16)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class OpenVinoClassifier(Classifier):
+    """A classifier whose backbone OpenVINO runs, on one core; the heads stay torch's.
+
+    Parameters
+    ----------
+    model : Classifier
+        On the CPU.
+    bfloat16 : bool
+    """
+
+    def __init__(self, model: Classifier, bfloat16: bool) -> None:
+        super().__init__(model.config)
+        self.load_state_dict(model.state_dict())
+        self._compiled = _compiled(model.eval(), bfloat16)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's pooled features [B, width] of uint8 images [B, H, W, 3]."""
+        return torch.from_numpy(self._compiled(images.numpy())[0])
+
+
+class _Features(nn.Module):
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.features(images)
+
+
+def _compiled(model: Classifier, bfloat16: bool) -> Any:
+    if importlib.util.find_spec("openvino") is None:
+        raise ConfigError("--engine openvino needs OpenVINO: pip install 'galray[openvino]', or use torch.")
+    import openvino
+
+    size_px = model.config.size_px
+    example = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8)
+    converted = openvino.convert_model(
+        _Features(model), example_input=example, input=[-1, size_px, size_px, 3]
+    )
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    return openvino.Core().compile_model(converted, "CPU", settings)
+
+
+def check_agreement(classifiers: tuple[Location, ...], engine: Engine) -> dict[str, Any]:
+    """Compare an engine's probabilities with torch's in float32, on mock galaxies.
+
+    Parameters
+    ----------
+    classifiers : tuple of Location
+    engine : Engine
+
+    Returns
+    -------
+    dict
+        For the manifest: the engine, and the largest difference where it is not the reference.
+
+    Raises
+    ------
+    ConfigError
+        Where the difference is not tolerable, or the engine not installed.
+    """
+    told = {"name": engine.name, "bfloat16": engine.bfloat16}
+    if engine.is_reference:
+        return told
+    torch.set_num_threads(1)
+    largest = max(_difference(classifier, engine) for classifier in classifiers)
+    if not largest <= engine.tolerance:
+        kind = " in bfloat16" if engine.bfloat16 else ""
+        raise ConfigError(
+            f"--engine {engine.name}{kind} differs from torch in float32 by {largest:.2g} on mock galaxies, "
+            f"where {engine.tolerance:g} is tolerated. Use --engine torch, without --bfloat16."
+        )
+    return {**told, "largest_difference": largest, "tolerance": engine.tolerance, "images": _N_CHECKED}
+
+
+def _difference(classifier: Location, engine: Engine) -> float:
+    reference = Engine().load(classifier)
+    images = mock_images(reference.config.size_px, _N_CHECKED)
+    expected = network.predict(reference, images)
+    found = network.predict(engine.load(classifier), images, bfloat16=engine.bfloat16)
+    return float(max(np.abs(a - b).max() for a, b in zip(expected, found, strict=True) if a.size))
+
+
+def mock_images(size_px: int, count: int) -> np.ndarray:
+    """Return images of mock galaxies; uint8, shape (count, size_px, size_px, 3)."""
+    mock = MockConfig()
+    galaxies = draw_truth(mock, 0, count).to_pylist()
+    return np.stack([resize(decode_rgb(cutout_jpeg(mock, galaxy)), size_px) for galaxy in galaxies])

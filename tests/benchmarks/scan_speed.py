@@ -1,0 +1,201 @@
+"""Speed of the scan: cutouts from a tile, and the whole job beside the bare forward pass on the same cores.
+
+    python tests/benchmarks/scan_speed.py [repeats] [tiles] [sources of the cutouts' tile]
+
+Cutouts: as many processes as cores, each opens a three-band tile of 4096 x 4096 pixels and cuts and colours
+4,000 sources, at 64 px; opening counts. The tile is a mock one of 512 pixels, repeated. The job: the same
+tile under several names, 1,000 sources each, scanned by Ray with a ResNet-18 and timed from the first units
+done to the last; beside it, as many processes of one thread apply the same network to batches in memory.
+Runs alternate, so that a busy machine slows both: compare within a run. The weights are random; the
+arithmetic does not mind. Engines: a thread each, the same batches. Prints one JSON object on the last line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from astropy.io import fits
+
+from galray.classifier import network
+from galray.core.cluster import connect
+from galray.core.manifest import publish
+from galray.core.storage import open_location
+from galray.data.images import Rendering
+from galray.data.mock import MockConfig, render_tile
+from galray.data.tile_files import TileFiles
+from galray.data.tile_fits import open_tile
+from galray.scan.columns import sources_table
+from galray.scan.engine import Engine, mock_images
+from galray.scan.options import ScanConfig
+from galray.scan.pixels import CutSources
+from galray.scan.scan import scan
+
+SIZE_PX = 64
+TILE_PX, PATCH_PX = 4096, 512
+BATCH_SIZE = 128
+ROWS_PER_TASK = 512
+SOURCES_PER_TILE = 1000  # less than eight times ROWS_PER_TASK: a tile is a unit
+BACKBONE = "resnet-18"
+
+# Ray's workers are nice by default: on a busy machine the bare loop would get the processor, they not.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="galray-scan-speed-") as name:
+        root = Path(name)
+        write_survey(root, tiles)
+        write_classifier(root)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [sources] * workers))
+            figures = {
+                "cores": workers,
+                "repeats": repeats,
+                "cutouts_per_s": round(workers * sources / max(seconds for seconds, _ in cutting)),
+                "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
+                "engines_images_per_s": dict(pool.map(engine_rate, *zip(*engines(root), strict=True))),
+                "scan": compare(root, pool, workers, repeats),
+            }
+    print(json.dumps(figures))
+
+
+def compare(root: Path, pool: ProcessPoolExecutor, workers: int, repeats: int) -> dict[str, object]:
+    """Return the rate of the job and of the bare network, in turns."""
+    job, bare = [], []
+    with connect():
+        for i in range(repeats):
+            scan(config(root, i))
+            job.append(job_rate(root / f"scan-{i}/shards", workers))
+            done = list(pool.map(bare_loop, [root] * workers, [24] * workers))
+            bare.append(BATCH_SIZE * rate([t for times in done for t in times], workers))
+    return {
+        "job_images_per_s": round(statistics.median(job), 1),
+        "bare_images_per_s": round(statistics.median(bare), 1),
+        "ratios": [round(a / b, 3) for a, b in zip(job, bare, strict=True)],
+    }
+
+
+def config(root: Path, run: int) -> ScanConfig:
+    return ScanConfig(
+        root=str(root),
+        output=str(root / f"scan-{run}"),
+        candidates=str(root / f"candidates-{run}"),
+        batch_size=BATCH_SIZE,
+        rows_per_task=ROWS_PER_TASK,
+        keep_image_score=1.0,
+    )
+
+
+def cut_tile(root: Path, tile: int, sources: int) -> tuple[float, float]:
+    """Open a tile and cut its sources; returns seconds, and this process's peak memory in GiB."""
+    rows = catalogue(root, tile, sources)
+    cutter = CutSources(
+        TileFiles(open_location(str(root / "survey/tiles"))), SIZE_PX, 0.0, SIZE_PX, Rendering()
+    )
+    started_s = time.perf_counter()
+    for first in range(0, sources, BATCH_SIZE):
+        cutter(rows.slice(first, BATCH_SIZE))
+    seconds = time.perf_counter() - started_s
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def job_rate(shards: Path, workers: int) -> float:
+    """Return rows a second, from when each worker had its first unit done to the end of the last."""
+    files = sorted(shards.iterdir(), key=lambda path: path.stat().st_mtime)
+    rows = [pq.read_metadata(path).num_rows for path in files]
+    times = [path.stat().st_mtime for path in files]
+    return sum(rows[workers:]) / (times[-1] - times[workers - 1])
+
+
+def rate(finished_s: Iterable[float], workers: int) -> float:
+    """Return batches a second, from when each process had its first done to the end of the last."""
+    times = sorted(finished_s)
+    return (len(times) - workers) / (times[-1] - times[workers - 1])
+
+
+def bare_loop(root: Path, batches: int) -> list[float]:
+    """Apply the classifier to a batch again and again; returns when each was done."""
+    return apply(root, Engine(), batches)
+
+
+def engines(root: Path) -> list[tuple[Path, Engine]]:
+    names = ["torch", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    return [(root, Engine(name, bfloat16)) for name in names for bfloat16 in (False, True)]
+
+
+def engine_rate(root: Path, engine: Engine, batches: int = 12) -> tuple[str, float]:
+    """Return an engine's images a second, in one process of one thread."""
+    kind = f"{engine.name} {'bfloat16' if engine.bfloat16 else 'float32'}"
+    return kind, round(BATCH_SIZE * rate(apply(root, engine, batches), 1), 1)
+
+
+def apply(root: Path, engine: Engine, batches: int) -> list[float]:
+    torch.set_num_threads(1)
+    model = engine.load(open_location(str(root / "classifier")))
+    images, finished_s = mock_images(SIZE_PX, BATCH_SIZE), []
+    for _ in range(batches):
+        network.predict(model, images, bfloat16=engine.bfloat16)
+        finished_s.append(time.time())
+    return finished_s
+
+
+def write_survey(root: Path, tiles: int) -> None:
+    (root / "survey/tiles").mkdir(parents=True)
+    (root / "survey/catalogue").mkdir()
+    buffer, patch = io.BytesIO(), render_tile(MockConfig(tile_size_px=PATCH_PX), 0)
+    patch.hdus.writeto(buffer)
+    small = open_tile(buffer.getvalue(), "patch")
+    planes = np.tile(small.data, (1, TILE_PX // PATCH_PX, TILE_PX // PATCH_PX))
+    hdus = [
+        fits.ImageHDU(plane, small.wcs.to_header(), name=name)
+        for plane, name in zip(planes, "GRI", strict=True)
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(root / "survey/tiles/tile-0.fits")
+    for i in range(1, max(tiles, os.cpu_count() or 1)):
+        os.link(root / "survey/tiles/tile-0.fits", root / f"survey/tiles/tile-{i}.fits")
+    for i in range(tiles):
+        rows = positions(root, i, SOURCES_PER_TILE)
+        pq.write_table(rows, root / f"survey/catalogue/{i}.parquet")
+
+
+def positions(root: Path, tile: int, sources: int) -> pa.Table:
+    footprint = TileFiles(open_location(str(root / "survey/tiles"))).footprint(f"tile-{tile}")
+    x_px, y_px = np.random.default_rng(tile).uniform(0, TILE_PX - 1, (2, sources))
+    ra, dec = footprint.wcs.all_pix2world(x_px, y_px, 0)
+    ids = np.arange(sources) + tile * sources
+    return pa.table({"galaxy_id": ids, "ra": ra, "dec": dec, "tile": [f"tile-{tile}"] * sources})
+
+
+def catalogue(root: Path, tile: int, sources: int) -> pa.Table:
+    rows = positions(root, tile, sources)
+    return sources_table({name: rows[name] for name in rows.column_names}, sources)
+
+
+def write_classifier(root: Path) -> None:
+    torch.manual_seed(0)
+    decision = {"target": "dust_lane_early_type", "threshold": 1.0, "train_prevalence": 0.1}
+    with publish(open_location(str(root / "classifier")), "classifier") as publication:
+        network.save(network.Classifier(network.ClassifierConfig(BACKBONE, SIZE_PX)), root / "model")
+        publication.add_folder(root / "model")
+        publication.write("decision.json", json.dumps(decision))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

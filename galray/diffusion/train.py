@@ -30,7 +30,7 @@ from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import PAPER, Diffusion, FlowMatching
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
-from galray.diffusion.start import Start, Statistics
+from galray.diffusion.start import Start, Statistics, check_start
 from galray.diffusion.state import read_state, restore_trained
 from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
@@ -51,6 +51,8 @@ class TrainConfig(JobConfig):
     """Shape of a new network; its size_px is that of the images in any case."""
     objective: tyro.conf.AvoidSubcommands[FlowMatching | Diffusion] = field(default_factory=FlowMatching)
     """What is learnt: the preset chooses between flow matching and diffusion in steps."""
+    start_from: str = ""
+    """Go on from this published denoiser, such as one that saw no votes; none begins a new network."""
     stable_diffusion: str = ""
     """Fine-tune this Stable Diffusion, a local folder or hub id, instead of training a new network."""
     autoencoder: str = ""
@@ -127,6 +129,7 @@ class TrainConfig(JobConfig):
             self.orientations,
             self.lora_rank,
             self.train_text_encoder,
+            self.location(self.start_from).uri if self.start_from else "",
         )
 
     def untrained(self, statistics: Statistics | None) -> Denoiser:
@@ -164,7 +167,8 @@ def train(config: TrainConfig) -> Manifest:
     if done:
         say(f"train: {output.uri} stands")
         return done
-    parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
+    seen = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
+    parents = seen | check_start(config.start.start_from)
     with (
         track("train", config) as run,
         publish(output, "denoiser", config.resolved(), parents) as publication,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from galray.search.tune import SearchConfig
 
 STEP = "step"
-FOLLOWED = "followed"  # by the scheduler: what has none is never stopped
+FOLLOWED = "followed_epochs"  # the scheduler's clock: a trial that has none is never stopped
 
 
 class Following(TuneReportCallback):
@@ -41,13 +41,11 @@ class Following(TuneReportCallback):
     ----------
     record : TrialRecord
     run : Run
-    figure : str
-        What the scheduler compares.
     """
 
-    def __init__(self, record: TrialRecord, run: Run, figure: str) -> None:
+    def __init__(self, record: TrialRecord, run: Run) -> None:
         super().__init__()
-        self._record, self._run, self._figure = record, run, figure
+        self._record, self._run = record, run
         self._seed, self._tells = 0, False
 
     def of_seed(self, seed: int, tells: bool) -> Following:
@@ -64,14 +62,14 @@ class Following(TuneReportCallback):
 
     def tell(self, figures: Mapping[str, float]) -> None:
         """Report to Ray Tune, in the one way that keeps the order of what the training reports."""
-        followed = {FOLLOWED: figures[self._figure]} if self._record.point.painting else {}
+        followed = {FOLLOWED: figures[STEP]} if self._record.point.painting else {}
         super().after_report(None, [{**figures, **followed}], None)  # pyright: ignore[reportArgumentType]
 
 
 def try_point(params: dict[str, Any], config: SearchConfig, search: Location, run: Run) -> None:
     """Train the classifiers of one point, or go on with them; what is through is only told again."""
     record = TrialRecord.of(search, Point(**params["point"]))
-    following = Following(record, tracked(record, run), config.followed)
+    following = Following(record, tracked(record, run))
     through: list[Figures] = []
     for place, seed in enumerate(config.seeds):
         if place == 0:

@@ -30,7 +30,7 @@ from galray.search.ranking import over_seeds, point_of, rank, why
 from galray.search.records import TrialRecord, begun, trial_rows
 from galray.search.space import REAL_ONLY, Point
 from galray.search.suggest import PointSearch
-from galray.search.trial import FOLLOWED, STEP, EndTrials, try_point
+from galray.search.trial import FOLLOWED, EndTrials, try_point
 
 __all__ = ["PRESETS", "SearchConfig", "search"]
 
@@ -137,8 +137,8 @@ def halving(config: SearchConfig) -> AsyncHyperBandScheduler:
     """Return the scheduler (ASHA, Li et al. 2020, arXiv:1810.05934); it counts epochs over all seeds."""
     epochs = config.classify.epochs * len(config.seeds)
     return AsyncHyperBandScheduler(
-        time_attr=STEP,
-        metric=FOLLOWED,
+        time_attr=FOLLOWED,
+        metric=config.followed,
         mode="max",
         max_t=epochs + 1,  # the last report ends a trial by itself
         grace_period=min(config.grace_epochs, epochs),

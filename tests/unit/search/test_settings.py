@@ -62,7 +62,8 @@ def test_settings_are_told_apart() -> None:
 
 def test_classes_are_morphologies_or_the_target_and_all_others() -> None:
     labels = pa.table({"label": ["spiral", "dust_lane_early_type", None, "not_dust_lane_early_type"]})
-    table = labels.append_column("votes", pa.array([None] * 4, pa.list_(pa.float32(), 37)))
+    nothing = pa.FixedSizeListArray.from_arrays(pa.array(np.full(4 * 37, np.nan, np.float32)), 37)
+    table = labels.append_column("votes", nothing)
     assert class_names("dust_lane_early_type") == ("dust_lane_early_type", "other")
     assert classes_of(table, "dust_lane_early_type").tolist()[1:] == [0, -1, 1]
     assert classes_of(table, "").tolist() == [4, -1, -1, -1]

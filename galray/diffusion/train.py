@@ -185,6 +185,8 @@ def train(config: TrainConfig) -> Manifest:
             publication.add_folder(Path(folder))
         publication.counts["steps"] = config.steps
         publication.lineage = {"trained_on": parents, "splits": ["train"]}
+        if config.p_all == 1:  # it has seen images alone
+            publication.lineage["labelled"] = ""
         run.figure(paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12), "samples.png")
     (output / CHECKPOINTS).delete()
     say(f"train: {config.steps} steps -> {output.uri}")

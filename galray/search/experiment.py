@@ -41,7 +41,7 @@ class Method:
 REAL_ONLY = "real-only"
 METHODS: dict[str, Method] = {
     REAL_ONLY: Method("real galaxies, classical augmentation"),
-    "class-balanced": Method("class-balanced sampling", {"balance": "sampling"}),
+    "class-balanced": Method("class-balanced sampling", {"balance": "class-balanced"}),
     "focal": Method("focal loss", {"loss": "focal"}),
     "logit-adjustment": Method("logit adjustment", {"balance": "logit-adjustment"}),
     "self-training": Method("self-training on unlabelled galaxies", taught=True),
@@ -206,9 +206,9 @@ class StudyConfig(JobConfig):
         return {"epochs": max(1, round(self.galaxies_shown / max(galaxies, 1))), "batch_size": batch_size}
 
     def possible(self, labels: Labels) -> list[str]:
-        """Return the methods that can learn; without a galaxy of some class, those with synthetic ones."""
-        whole = all(labels.counts.values())
-        return [name for name in self.methods if whole or METHODS[name].augmented]
+        """Return the methods that can learn: with labels of one class alone, those with synthetic galaxies."""
+        several = sum(count > 0 for count in labels.counts.values()) > 1
+        return [name for name in self.methods if several or METHODS[name].augmented]
 
 
 _GZ5 = StudyConfig(

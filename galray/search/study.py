@@ -12,8 +12,6 @@ labels of the galaxies on the setting's list. What all of them go on from has se
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from galray.classifier.decision import DECISION_FILE
+from galray.classifier.decision import Decision
 from galray.classifier.examples import LABEL_COLUMNS
 from galray.classifier.judging import of_split
 from galray.classifier.train import PREDICTIONS_FILE, classify
@@ -104,10 +102,9 @@ def run_seed(config: StudyConfig, labels: Labels) -> dict[str, Location]:
     methods = config.possible(labels)
     say(f"study: {labels.setting}, seed {labels.seed}: {labels.labelled} labels, {len(methods)} methods")
     if any(METHODS[name].augmented for name in methods):
-        train(config.pretraining())
-        finetuning = config.finetuning(labels)
-        train(finetuning)
-        config.location(finetuning.cache).delete()  # each setting and seed has its own, of all images
+        for training in (config.pretraining(), config.finetuning(labels)):
+            train(training)
+            config.location(training.cache).delete()  # each has its own, of all images
         synthesize(config.painting(labels))
     for name in methods:
         classify(config.classification(labels, name))
@@ -150,10 +147,7 @@ def read_judged(config: StudyConfig, classifier: Location, split: str) -> Judged
     """Read what a published classifier made of the galaxies of one split."""
     predictions = pq.read_table(io.BytesIO((classifier / PREDICTIONS_FILE).read_bytes()))
     rows = of_split(predictions, split).sort_by("galaxy_id")
-    threshold = None
-    if config.classify.target:
-        threshold = float(json.loads((classifier / DECISION_FILE).read_bytes())["threshold"])
-    return judged_rows(rows, threshold)
+    return judged_rows(rows, Decision.read(classifier).threshold if config.classify.target else None)
 
 
 def judged_rows(rows: pa.Table, threshold: float | None) -> Judged:
@@ -166,13 +160,12 @@ def judged_rows(rows: pa.Table, threshold: float | None) -> Judged:
     threshold : float or None
         Of the rare target; None where classes are told apart.
     """
-    column: Callable[[str], np.ndarray] = lambda name: rows[name].to_numpy()  # noqa: E731
-    ids = column("galaxy_id")
     if threshold is None:
-        known, classes = column("morphology") >= 0, len(class_names(""))
-        return Judged(
-            ids[known], column("morphology")[known], column("morphology_predicted")[known], None, classes
-        )
-    known, score = column("truth") >= 0, column("score").astype(np.float64)
-    is_other, left_out = (column("truth") != 1).astype(np.int64), (score < threshold).astype(np.int64)
-    return Judged(ids[known], is_other[known], left_out[known], score[known], 2)
+        names = ("galaxy_id", "morphology", "morphology_predicted")
+        ids, classes, predicted = (rows[name].to_numpy() for name in names)
+        known = classes >= 0
+        return Judged(ids[known], classes[known], predicted[known], None, len(class_names("")))
+    ids, truth, score = (rows[name].to_numpy() for name in ("galaxy_id", "truth", "score"))
+    known, left_out = truth >= 0, (score < threshold).astype(np.int64)
+    is_other = (truth != 1).astype(np.int64)
+    return Judged(ids[known], is_other[known], left_out[known], score[known].astype(np.float64), 2)

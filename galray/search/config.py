@@ -109,10 +109,15 @@ class SearchConfig(JobConfig):
         return fingerprint(json.dumps(decides))
 
     def classification(self, point: Point, seed: int) -> ClassifyConfig:
-        """Return how one classifier of a point is trained."""
+        """Return how one classifier of a point is trained: beside others, with threads for its own cores."""
+        scaling = self.classify.scaling
+        threads = scaling.threads_per_worker or (
+            0 if self.concurrent_trials == 1 else scaling.cpus_per_worker
+        )
         return replace(
             self.classify,
             root=self.root,
+            scaling=replace(scaling, threads_per_worker=threads),
             synthetic=self.synthesis(point.painting).output if point.painting else "",
             augmentation_ratio=point.augmentation_ratio,
             seed=seed,

@@ -206,7 +206,7 @@ class StudyConfig(JobConfig):
         return {"epochs": max(1, round(self.galaxies_shown / max(galaxies, 1))), "batch_size": batch_size}
 
     def possible(self, labels: Labels) -> list[str]:
-        """Return the methods that can learn: with labels of one class alone, those with synthetic galaxies."""
+        """Return the methods that can learn: with labels of one class, only those with synthetic galaxies."""
         several = sum(count > 0 for count in labels.counts.values()) > 1
         return [name for name in self.methods if several or METHODS[name].augmented]
 

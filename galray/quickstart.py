@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from galray.classifier import metrics
-from galray.classifier.judging import curve_figure
+from galray.classifier.figures import curve_figure
 from galray.classifier.targets import find_target, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import ClassifyConfig, classify

@@ -22,11 +22,15 @@ class Decision:
         In [0, 1].
     train_prevalence : float
         Share of positives that the target's probability assumes.
+    temperature : float
+        How much less sure than its score the classifier may be; see `metrics.shift_prior`. Scores and
+        threshold do not know it.
     """
 
     target: str
     threshold: float
     train_prevalence: float
+    temperature: float = 1.0
 
     @classmethod
     def read(cls, classifier: Location) -> Decision:

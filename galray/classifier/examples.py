@@ -1,36 +1,254 @@
-"""Galaxy shards -> what the classifier learns from: images, classes and targets."""
+"""Galaxy shards -> what the classifier learns from and is judged on: images, classes and targets, cached."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pyarrow as pa
+from ray.data import Dataset
 
-from galray.classifier.targets import Target, morphology, truths
-from galray.data.batches import decode_images
+from galray.classifier.backbones import PRETRAINED, load_pretrained
+from galray.classifier.judging import JUDGED_SPLITS
+from galray.classifier.losses import Balance, ClassBalance, balance
+from galray.classifier.network import ClassifierConfig
+from galray.classifier.targets import morphology, truths
+from galray.classifier.teacher import Teacher, is_known
+from galray.core.errors import EmptyInputError
+from galray.core.storage import Location
+from galray.data.batches import decode_images, read_galaxies
+from galray.data.cache import cache_table, cached
+from galray.data.labelled import Labelled
+from galray.data.stream import CachedGalaxies, Column
+
+if TYPE_CHECKING:
+    from galray.classifier.train import ClassifyConfig
 
 LABEL_COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source")
+_IMAGES_AT_ONCE = 256
 
 
 class PrepareGalaxies:
     """Decode galaxies and find what is true of them.
 
-    Called by Ray Data with Arrow tables; returns ``galaxy_id`` int64 [n], ``image`` uint8
-    [n, size, size, 3], ``morphology`` int64 [n] and ``targets`` int8 [n, targets], -1 where unknown.
+    Called by Ray Data with Arrow tables; returns what `cache_table` makes of ``galaxy_id`` int64 [n],
+    ``image`` uint8 [n, size, size, 3], ``morphology`` int64 [n] and ``targets`` int8 [n, targets], -1 where
+    unknown.
+
+    Parameters
+    ----------
+    config : ClassifierConfig
+    only_known : bool
+        Leave out galaxies of which nothing is known: nothing can be learnt from them.
+    teacher : Teacher, optional
+        Names those of which nothing is known.
     """
 
-    def __init__(self, size_px: int, classes: tuple[Target, ...], targets: tuple[Target, ...]) -> None:
-        self._size_px, self._classes, self._targets = size_px, classes, targets
+    def __init__(
+        self, config: ClassifierConfig, *, only_known: bool = False, teacher: Teacher | None = None
+    ) -> None:
+        self._config, self._only_known, self._teacher = config, only_known, teacher
 
-    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        return {
-            "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-            "image": decode_images(galaxies, self._size_px),
-            **self.labels(galaxies),
-        }
+    def __call__(self, galaxies: pa.Table) -> pa.Table:
+        labels = self.labels(galaxies)
+        if self._teacher:
+            labels = self._teacher.label(galaxies, labels)
+        if self._only_known:
+            known = is_known(labels)
+            galaxies = galaxies.filter(pa.array(known))
+            labels = {name: values[known] for name, values in labels.items()}
+        images = decode_images(galaxies, self._config.size_px)
+        kept = {name: labels[name] for name in label_columns(self._config)}
+        return cache_table({"galaxy_id": galaxies["galaxy_id"].to_numpy(), "image": images, **kept})
 
     def labels(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
         """Return ``morphology`` and ``targets`` alone; needs `LABEL_COLUMNS` only."""
         return {
-            "morphology": morphology(galaxies, self._classes),
-            "targets": truths(galaxies, self._targets),
+            "morphology": morphology(galaxies, self._config.classes),
+            "targets": truths(galaxies, self._config.targets),
         }
+
+
+def label_columns(config: ClassifierConfig) -> dict[str, Column]:
+    """Return what is cached of labels; without a target there are none to cache."""
+    targets = {"targets": Column((len(config.targets),), "int8")} if config.targets else {}
+    return {"morphology": Column((), "int64"), **targets}
+
+
+def with_targets(batch: Mapping[str, Any], empty: Any) -> Any:
+    """Return a batch's targets [n, targets], which a cache without any has not."""
+    return batch.get("targets", empty)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What one training learns from, how, and what judges it.
+
+    Attributes
+    ----------
+    network : ClassifierConfig
+        With the shares that the published outputs assume.
+    balance : Balance
+    draw : ClassBalance or None
+        How likely real galaxies are drawn; None shows each once an epoch.
+    real : CachedGalaxies
+    synthetic : CachedGalaxies or None
+    judged : mapping
+        Split -> its galaxies.
+    """
+
+    network: ClassifierConfig
+    balance: Balance
+    draw: ClassBalance | None
+    real: CachedGalaxies
+    synthetic: CachedGalaxies | None
+    judged: Mapping[str, CachedGalaxies]
+
+    @classmethod
+    def of(cls, config: ClassifyConfig) -> Examples:
+        """Cache what a configuration asks for, unless it stands, and measure its classes.
+
+        Raises
+        ------
+        EmptyInputError
+            The galaxies leave nothing to learn, or nothing to judge by; see `refuse_one_sided`.
+        """
+        settings = _with_architecture(config)
+        real = _real(config, settings, "train")
+        judged = {split: _real(config, settings, split) for split in JUDGED_SPLITS}
+        synthetic = _synthetic(config, settings) if config.synthetic_per_step else None
+        labels = labels_of(real, settings)
+        draw = None
+        if config.balance == "class-balanced":
+            draw = ClassBalance.of(labels, len(settings.classes))
+        measured = measure_balance(
+            config, settings, labels, labels_of(synthetic, settings) if synthetic else None, draw
+        )
+        shares = measured.assumed
+        if config.prior == "natural":
+            natural = labels_of(judged["validation"], settings)
+            shares = balance(natural, len(settings.classes), "none").assumed
+        settings = replace(settings, class_shares=shares.classes, prevalence=shares.prevalence)
+        return cls(settings, measured, draw, real, synthetic, judged)
+
+
+def _with_architecture(config: ClassifyConfig) -> ClassifierConfig:
+    settings = config.network()
+    if not config.pretrained:
+        return settings
+    loaded: Any = load_pretrained(config.pretrained, config.size_px)
+    return replace(settings, backbone=PRETRAINED, architecture=loaded.config.to_dict())
+
+
+def _real(config: ClassifyConfig, settings: ClassifierConfig, split: str) -> CachedGalaxies:
+    """Cache a split of the real galaxies; what is hidden from training judges all the same."""
+    galaxies, key = config.location(config.galaxies), {"split": split}
+    if split != "train":
+        return _cached(config, galaxies, "galaxies", PrepareGalaxies(settings), settings, key)
+    labelled, teacher = config.read_labelled(), config.teacher()
+    if labelled:
+        key["labelled"] = labelled.fingerprint
+    if teacher:
+        key |= {"teacher": teacher.fingerprint, "confidence": str(teacher.confidence)}
+    prepare = PrepareGalaxies(settings, only_known=True, teacher=teacher)
+    return _cached(config, galaxies, "galaxies", prepare, settings, key, labelled)
+
+
+def _synthetic(config: ClassifyConfig, settings: ClassifierConfig) -> CachedGalaxies:
+    prepare = PrepareGalaxies(settings, only_known=True)
+    return _cached(config, config.location(config.synthetic), "synthetic", prepare, settings, {})
+
+
+def _cached(
+    config: ClassifyConfig,
+    galaxies: Location,
+    kind: str,
+    prepare: PrepareGalaxies,
+    settings: ClassifierConfig,
+    key: Mapping[str, str],
+    labelled: Labelled | None = None,
+) -> CachedGalaxies:
+    def prepared() -> Dataset:
+        rows = read_galaxies(galaxies, key.get("split"), (*LABEL_COLUMNS, "image"), kind, labelled)
+        return rows.map_batches(prepare.__call__, batch_format="pyarrow", batch_size=_IMAGES_AT_ONCE)
+
+    columns = {"image": Column((settings.size_px, settings.size_px, 3), "uint8"), **label_columns(settings)}
+    told = {
+        "classes": [asdict(c) for c in settings.classes],
+        "targets": [asdict(t) for t in settings.targets],
+    }
+    try:
+        return cached(galaxies, config.location(config.cache), columns, prepared, {**key, **told})
+    except EmptyInputError as error:
+        which = f"{key['split']} galaxy" if "split" in key else "galaxy"
+        raise EmptyInputError(
+            f"{galaxies.uri} has no {which} of which anything is known that could be learnt or judged. "
+            "Ingest more galaxies, with votes or labels."
+        ) from error
+
+
+def labels_of(galaxies: CachedGalaxies, settings: ClassifierConfig) -> dict[str, np.ndarray]:
+    """Read ``morphology`` int64 [n] and ``targets`` int8 [n, targets] of cached galaxies."""
+    rows = galaxies.read(galaxies.blocks, list(label_columns(settings)))
+    empty = np.empty((len(rows["galaxy_id"]), 0), np.int8)
+    return {"morphology": rows["morphology"], "targets": with_targets(rows, empty)}
+
+
+def measure_balance(
+    config: ClassifyConfig,
+    settings: ClassifierConfig,
+    real: Mapping[str, np.ndarray],
+    synthetic: Mapping[str, np.ndarray] | None,
+    draw: ClassBalance | None,
+) -> Balance:
+    """Weigh classes and targets against each other, as they will come in the mixed batches.
+
+    Raises
+    ------
+    EmptyInputError
+        The training galaxies leave nothing to learn; see `refuse_one_sided`.
+    """
+    parts, count = [real], len(real["morphology"])
+    drawn = draw(real) if draw else np.ones(count)
+    weights = [drawn * (count / max(drawn.sum(), 1e-9))]
+    if synthetic:
+        parts.append(synthetic)
+        painted = len(synthetic["morphology"])
+        weights.append(np.full(painted, count * config.synthetic_per_step / config.batch_size / painted))
+    mixed = {name: np.concatenate([part[name] for part in parts]) for name in real}
+    refuse_one_sided(mixed, settings, config.galaxies)
+    return balance(
+        mixed,
+        len(settings.classes),
+        config.balance,
+        max_pos_weight=config.max_pos_weight,
+        weights=np.concatenate(weights),
+    )
+
+
+def refuse_one_sided(labels: Mapping[str, np.ndarray], settings: ClassifierConfig, where: str) -> None:
+    """Refuse galaxies from which nothing can be learnt.
+
+    Raises
+    ------
+    EmptyInputError
+        None is known to be of the target, or none is known not to be; without a target: fewer than
+        two classes have galaxies.
+    """
+    morphology, targets = labels["morphology"], labels["targets"]
+    positives, negatives = ((targets == value).sum() for value in (1, 0))
+    if settings.targets and not (positives and negatives):
+        raise EmptyInputError(
+            f"{where}: of {len(targets)} training galaxies {positives} are known to be "
+            f"{settings.target_names[0]} and {negatives} are known not to be. Both are needed: ingest "
+            "galaxies with votes, choose another --target, or add --synthetic galaxies."
+        )
+    classes = len(np.unique(morphology[morphology >= 0]))
+    if not settings.targets and classes < 2:
+        raise EmptyInputError(
+            f"{where}: its {len(morphology)} training galaxies are of {classes} known morphology class(es), "
+            f"and two are needed. Ingest galaxies with votes, or with labels such as "
+            f"{settings.class_names[0]}."
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,17 @@ import pyarrow.dataset as pads
 from matplotlib.figure import Figure
 
 from galray.classifier import metrics
+from galray.classifier.calibration import fit_class_temperature, fit_temperature, shift_class_priors
 from galray.classifier.decision import Decision
-from galray.classifier.metrics import ClassReport
-from galray.classifier.network import ClassifierConfig
+from galray.classifier.figures import class_curve_figure, confusion_figure, curve_figure, reliability_figure
+from galray.classifier.losses import balance
+from galray.classifier.metrics import ClassReport, bootstrapped
+from galray.classifier.network import ClassifierConfig, Shares
 
 JUDGED_SPLITS = ("validation", "test")
+PURITIES = (0.6, 0.9)
+COMPLETENESSES = (0.6, 0.9)
+_RESAMPLES = 200
 
 
 def of_split(predictions: pa.Table, split: str) -> pa.Table:
@@ -44,13 +52,91 @@ def validation_metrics(predictions: pa.Table, config: ClassifierConfig) -> dict[
     }
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What validation galaxies say of a classifier's probabilities.
+
+    Attributes
+    ----------
+    natural : Shares
+        Of the validation galaxies.
+    class_temperature : float
+    temperature : float
+        Of the rare target's probability; 1 where there is none.
+    """
+
+    natural: Shares
+    class_temperature: float
+    temperature: float
+
+    @classmethod
+    def of(cls, validation: pa.Table, config: ClassifierConfig) -> Calibration:
+        """Fit the temperatures."""
+        morphology = validation["morphology"].to_numpy()
+        truth = validation["truth"].to_numpy() if config.targets else np.full(len(validation), -1)
+        labels = {"morphology": morphology, "targets": truth[:, None]}
+        natural = balance(labels, len(config.classes), "none").assumed
+        assumed = config.class_shares or natural.classes
+        class_temperature = fit_class_temperature(
+            morphology, _probabilities(validation), assumed, natural.classes
+        )
+        if not config.targets:
+            return cls(natural, class_temperature, 1.0)
+        score, prevalence = validation["score"].to_numpy(), config.prevalence[0]
+        temperature = fit_temperature(truth, score, prevalence, natural.prevalence[0])
+        return cls(natural, class_temperature, temperature)
+
+    def _named(
+        self, rows: pa.Table, config: ClassifierConfig, temperature: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether the class that is named is right, and how sure the classifier is of it."""
+        assumed, natural = config.class_shares or self.natural.classes, self.natural.classes
+        probability = shift_class_priors(_probabilities(rows), assumed, natural, temperature)
+        truth = rows["morphology"].to_numpy()
+        right = np.where(truth < 0, -1, probability.argmax(axis=1) == truth)
+        return right, np.minimum(probability.max(axis=1), 1.0)
+
+    def _of_target(
+        self, rows: pa.Table, config: ClassifierConfig, temperature: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        truth, score = _truth_and_score(rows)
+        return truth, metrics.shift_prior(
+            score, config.prevalence[0], self.natural.prevalence[0], temperature
+        )
+
+    def judged(self, rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
+        """Return temperatures and calibration errors, before and after, at the validation's shares."""
+        found = {"classes": _errors(lambda t: self._named(rows, config, t), self.class_temperature)}
+        if config.targets:
+            found["target"] = _errors(lambda t: self._of_target(rows, config, t), self.temperature)
+        return found
+
+    def figure(self, rows: pa.Table, config: ClassifierConfig) -> Figure:
+        """Draw the reliability of the target, or else of the classes, before and after."""
+        sort, temperature = (
+            (self._of_target, self.temperature) if config.targets else (self._named, self.class_temperature)
+        )
+        names = {"as it comes": 1.0, f"at temperature {temperature:.2f}": temperature}
+        return reliability_figure({n: metrics.reliability(*sort(rows, config, t)) for n, t in names.items()})
+
+
+def _errors(at: Callable[[float], tuple[np.ndarray, np.ndarray]], temperature: float) -> dict[str, Any]:
+    before, after = at(1.0), at(temperature)
+    return {
+        "temperature": temperature,
+        "ece_before": _estimate(metrics.calibration_error, *before),
+        "ece_after": _estimate(metrics.calibration_error, *after),
+    }
+
+
 def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision | None, dict[str, Any]]:
-    """Choose the threshold on validation galaxies and judge it, on test galaxies too.
+    """Choose threshold and temperature on validation galaxies and judge them, on test galaxies too.
 
     Parameters
     ----------
     predictions : pyarrow.Table
-        ``split``, ``morphology``, ``morphology_predicted`` and, of a rare target, ``truth``, ``score``.
+        ``split``, ``morphology``, ``morphology_predicted``, ``morphology_probability`` and, of a rare target,
+        ``truth``, ``score``.
     config : ClassifierConfig
 
     Returns
@@ -59,34 +145,84 @@ def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision | N
         None where no rare target is looked for.
     report : dict
         By split: counts; of the target completeness, purity, F1 and average precision, of the classes
-        accuracy, completeness and purity, with 95% intervals.
+        accuracy, completeness and purity, and calibration, with 95% intervals.
     """
-    decision = _decide(of_split(predictions, "validation"), config) if config.targets else None
+    calibration = Calibration.of(of_split(predictions, "validation"), config)
+    decision = _decide(of_split(predictions, "validation"), config, calibration) if config.targets else None
     return decision, {
-        split: _judge_split(of_split(predictions, split), decision, config) for split in JUDGED_SPLITS
+        split: _judge_split(of_split(predictions, split), decision, config, calibration)
+        for split in JUDGED_SPLITS
     }
 
 
-def _decide(validation: pa.Table, config: ClassifierConfig) -> Decision:
-    return Decision(
-        config.target_names[0], choose_threshold(*_truth_and_score(validation)), config.prevalence[0]
-    )
+def _decide(validation: pa.Table, config: ClassifierConfig, calibration: Calibration) -> Decision:
+    threshold = choose_threshold(*_truth_and_score(validation))
+    return Decision(config.target_names[0], threshold, config.prevalence[0], calibration.temperature)
 
 
-def _judge_split(rows: pa.Table, decision: Decision | None, config: ClassifierConfig) -> dict[str, Any]:
+def _judge_split(
+    rows: pa.Table, decision: Decision | None, config: ClassifierConfig, calibration: Calibration
+) -> dict[str, Any]:
     classes = _classes(rows, config)
-    judged = {"text": str(classes), "galaxies": len(rows), "morphology": classes.as_dict()}
+    judged = {
+        "text": str(classes),
+        "galaxies": len(rows),
+        "morphology": classes.as_dict() | _class_figures(rows, config),
+        "calibration": calibration.judged(rows, config),
+    }
     if decision is None:
         return judged
     truth, score = _truth_and_score(rows)
     detection = metrics.completeness_purity(truth, score, decision.threshold)
-    precision = metrics.bootstrapped(metrics.average_precision, truth, score, seed=0)
+    precision = bootstrapped(metrics.average_precision, truth, score, seed=0)
     return {
         **judged,
         **detection.as_dict(),
         "text": f"{detection}; average precision {precision}",
         "average_precision": precision.as_dict(),
+        **_at_fixed(truth, score),
     }
+
+
+def _class_figures(rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
+    """Return macro figures with intervals, and each class's completeness at fixed purity and the reverse."""
+    truth, probability = rows["morphology"].to_numpy(), _probabilities(rows)
+    figures: dict[str, Any] = {
+        "macro_f1_interval": _estimate(metrics.macro_f1, truth, rows["morphology_predicted"].to_numpy()),
+        "macro_average_precision": _estimate(metrics.macro_average_precision, truth, probability),
+    }
+    for k, name in enumerate(config.class_names):
+        figures[name] = _at_fixed(metrics.one_against_others(truth, k), probability[:, k])
+    return figures
+
+
+def _at_fixed(truth: np.ndarray, score: np.ndarray) -> dict[str, Any]:
+    """Return completeness at fixed purity and the reverse, along these galaxies' own curve."""
+
+    def shares(truth: np.ndarray, score: np.ndarray) -> list[float]:
+        return metrics.shares_at(truth, score, PURITIES, COMPLETENESSES)
+
+    names = [f"completeness_at_purity_{at:g}" for at in PURITIES]
+    names += [f"purity_at_completeness_{at:g}" for at in COMPLETENESSES]
+    found = metrics.bootstrapped_each(shares, truth, score, seed=0, n_resamples=_RESAMPLES)
+    return {name: estimate.as_dict() for name, estimate in zip(names, found, strict=True)}
+
+
+def _estimate(statistic: Callable[..., float], *arrays: np.ndarray) -> dict[str, float]:
+    return bootstrapped(statistic, *arrays, seed=0, n_resamples=_RESAMPLES).as_dict()
+
+
+def figures(predictions: pa.Table, config: ClassifierConfig) -> dict[str, Figure]:
+    """Return what is drawn of test galaxies, by file name; the target's curves of validation too."""
+    by_split = {split: of_split(predictions, split) for split in JUDGED_SPLITS}
+    calibration, rows = Calibration.of(by_split["validation"], config), by_split["test"]
+    truth = rows["morphology"].to_numpy()
+    drawn = {
+        "confusion.png": confusion_figure(_classes(rows, config)),
+        "class_curves.png": class_curve_figure(truth, _probabilities(rows), config.class_names),
+        "reliability.png": calibration.figure(rows, config),
+    }
+    return drawn | ({"curves.png": curve_figure(by_split)} if config.targets else {})
 
 
 def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
@@ -95,23 +231,11 @@ def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
     )
 
 
+def _probabilities(rows: pa.Table) -> np.ndarray:
+    """Return the classes' probabilities, float32 (n, classes)."""
+    column = rows["morphology_probability"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), column.type.list_size)
+
+
 def _truth_and_score(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return rows["truth"].to_numpy(), rows["score"].to_numpy()
-
-
-def curve_figure(predictions: dict[str, pa.Table]) -> Figure:
-    """Draw purity against completeness, a line for each set of predictions."""
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    ax = figure.subplots()
-    for name, rows in predictions.items():
-        true, false, _ = metrics.completeness_purity_curve(*_truth_and_score(rows))
-        positives = int(true[-1])
-        if positives:
-            selected = np.maximum(true + false, 1)
-            ax.plot(
-                true / positives, np.where(true + false, true / selected, 1), label=f"{name} ({positives})"
-            )
-    ax.set(xlabel="completeness", ylabel="purity", xlim=(0, 1), ylim=(0, 1.02))
-    if ax.has_data():
-        ax.legend(frameon=False)
-    return figure

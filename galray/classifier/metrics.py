@@ -338,10 +338,64 @@ def purity_at_completeness(truth: np.ndarray, score: np.ndarray, completeness: f
     return completeness_purity(truth, score, threshold_for(truth, score, completeness=completeness))
 
 
+def shares_at(
+    truth: np.ndarray, score: np.ndarray, purities: Sequence[float], completenesses: Sequence[float]
+) -> list[float]:
+    """Return the completeness at each purity and the purity at each completeness; NaN without a positive.
+
+    The selections are those of `completeness_at_purity` and `purity_at_completeness`; this is for
+    resampling, which needs no counts.
+    """
+    true, false, _ = completeness_purity_curve(truth, score)
+    positives, selected = true[-1], true + false
+    if not positives:
+        return [np.nan] * (len(purities) + len(completenesses))
+    found = [true[np.flatnonzero(true >= purity * selected)[-1]] / positives for purity in purities]
+    at = [int(np.argmax(true >= share * positives)) for share in completenesses]
+    return [*map(float, found), *(float(true[i] / selected[i]) for i in at)]
+
+
 def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
     """Return the area under the completeness-purity curve (AUPRC); NaN without a positive."""
     is_true, score = _known(truth, score)
     return float(average_precision_score(is_true, score)) if is_true.any() else np.nan
+
+
+def macro_average_precision(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Return the mean area under the classes' completeness-purity curves, each against all others.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n,)
+        Class index, or -1 (unknown, left out).
+    probability : ndarray of float, shape (n, classes)
+
+    Returns
+    -------
+    float
+        Over the classes that occur; NaN where none does.
+    """
+    areas = [
+        average_precision(one_against_others(truth, k), probability[:, k])
+        for k in range(probability.shape[1])
+        if (truth == k).any()
+    ]
+    return float(np.mean(areas)) if areas else np.nan
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 of the classes, as `ClassReport.macro_f1` has it, fast enough to resample."""
+    known = truth >= 0
+    truth, predicted = truth[known], predicted[known]
+    count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
+    hits = np.bincount(truth[truth == predicted], minlength=count)
+    total = np.bincount(truth, minlength=count) + np.bincount(predicted, minlength=count)
+    return float((2 * hits[total > 0] / total[total > 0]).mean()) if len(truth) else np.nan
+
+
+def one_against_others(truth: np.ndarray, index: int) -> np.ndarray:
+    """Return whether each galaxy is of one class: 1, 0, or -1 where its class is unknown."""
+    return np.where(truth < 0, -1, truth == index).astype(np.int8)
 
 
 def classification(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> ClassReport:
@@ -386,16 +440,26 @@ def bootstrapped(
     seed : int
     n_resamples : int
     """
-    value = statistic(*arrays)
-    n = len(arrays[0])
+    return bootstrapped_each(lambda *a: [statistic(*a)], *arrays, seed=seed, n_resamples=n_resamples)[0]
+
+
+def bootstrapped_each(
+    statistics: Callable[..., Sequence[float]], *arrays: np.ndarray, seed: int, n_resamples: int = 1000
+) -> list[Estimate]:
+    """Return several figures that are measured at once; see `bootstrapped`."""
+    values, n = statistics(*arrays), len(arrays[0])
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(n, size=n) for _ in range(n_resamples if not np.isnan(values).all() else 0))
+    resampled = [statistics(*(array[rows] for array in arrays)) for rows in draws]
+    return [_interval(value, np.array([r[k] for r in resampled])) for k, value in enumerate(values)]
+
+
+def _interval(value: float, resampled: np.ndarray) -> Estimate:
     if np.isnan(value):
         return Estimate(value, 0.0, 1.0)
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(n, size=n) for _ in range(n_resamples))
-    resampled = [statistic(*(array[rows] for array in arrays)) for rows in draws]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return Estimate(float(value), float(low), float(high))
 
 
 def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> Reliability:
@@ -412,32 +476,52 @@ def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> R
     is_true, probability = _known(truth, probability)
     _refuse_outside_unit(probability, "probability")
     edges = np.linspace(0, 1, bins + 1)
-    index = np.minimum((probability * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    hits = np.bincount(index, weights=is_true, minlength=bins)
-    total = np.bincount(index, weights=probability, minlength=bins)
+    count, hits, total = _binned(is_true, probability, bins)
     stated = np.divide(total, count, out=np.full(bins, np.nan), where=count > 0)
     ece = float(np.abs(hits - total).sum() / len(is_true)) if len(is_true) else np.nan
     return Reliability(edges, stated, _rates(hits, count), ece)
 
 
-def shift_prior(probability: np.ndarray, train_prevalence: float, survey_prevalence: float) -> np.ndarray:
+def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error alone, as `reliability` has it; NaN where no truth is known."""
+    is_true, probability = _known(truth, probability)
+    _, hits, total = _binned(is_true, probability, bins)
+    return float(np.abs(hits - total).sum() / len(is_true)) if len(is_true) else np.nan
+
+
+def _binned(
+    is_true: np.ndarray, probability: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each bin's count, true ones, and sum of probabilities."""
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    hits = np.bincount(index, weights=is_true, minlength=bins)
+    return count, hits, np.bincount(index, weights=probability, minlength=bins)
+
+
+def shift_prior(
+    probability: np.ndarray, train_prevalence: float, survey_prevalence: float, temperature: float = 1.0
+) -> np.ndarray:
     """Move probabilities from one share of positives to another (Saerens et al. 2002, equation 4).
 
-    ``logit p' = logit p - logit train_prevalence + logit survey_prevalence``
+    ``logit p' = (logit p - logit train_prevalence) / temperature + logit survey_prevalence``: a temperature
+    (Guo et al. 2017, section 4.2) weakens the evidence of the image, not the share of positives.
 
     Parameters
     ----------
     probability : ndarray of float
-        In [0, 1], for the prevalence assumed in training (`network.Balance.assumed_prevalence`).
+        In [0, 1], for the prevalence assumed in training (`losses.Balance.assumed_prevalence`).
     train_prevalence, survey_prevalence : float
         Shares of positives, in (0, 1).
+    temperature : float
+        1 leaves the evidence as it is; above 1, less sure.
     """
     probability = np.asarray(probability, dtype=np.float64)
     _refuse_outside_unit(probability, "probability")
     for prevalence in (train_prevalence, survey_prevalence):
         refuse_certain(prevalence)
-    return expit(logit(probability) + logit(survey_prevalence) - logit(train_prevalence))
+    evidence = logit(probability) - logit(train_prevalence)
+    return expit(evidence / temperature + logit(survey_prevalence))
 
 
 def purity_at_prevalence(completeness: float, false_positive_rate: float, prevalence: float) -> float:

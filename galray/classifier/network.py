@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedConfig, ResNetConfig
 
-from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, UNKNOWN, Target
-from galray.core.errors import ConfigError, InputError, nearest
+from galray.classifier.backbones import PRETRAINED, architecture_of, build, width_of
+from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, Target
+from galray.core.errors import ConfigError, InputError
 from galray.core.models import refuse_pickled
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-
-BACKBONES: Mapping[str, PreTrainedConfig] = {
-    "resnet-tiny": ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], layer_type="basic"
-    ),
-    "resnet-small": ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], layer_type="basic"
-    ),
-    "resnet-18": ResNetConfig(
-        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class ClassifierConfig:
     Parameters
     ----------
     backbone : str
-        A key of `BACKBONES`.
+        A key of `backbones.BACKBONES`, or ``pretrained``: `architecture` then says what it is.
     size_px : int
         Height and width of the images, in pixels.
     classes : tuple of Target
@@ -55,8 +42,12 @@ class ClassifierConfig:
     targets : tuple of Target
         The rare targets, one binary logit each; empty for a network that tells classes apart and no more.
     prevalence : tuple of float
-        Share of positives that each target's probability assumes (`Balance.assumed_prevalence` of the
-        training set); `metrics.shift_prior` leads from it to a survey's. Empty: not recorded.
+        Share of positives that each target's probability assumes; `metrics.shift_prior` leads from it to
+        a survey's. Empty: not recorded.
+    class_shares : tuple of float
+        Share of each class that the classes' probabilities assume. Empty: not recorded.
+    architecture : mapping
+        A pretrained backbone's configuration, as transformers writes it; empty for a built-in one.
     """
 
     backbone: str = "resnet-small"
@@ -64,11 +55,12 @@ class ClassifierConfig:
     classes: tuple[Target, ...] = MORPHOLOGY
     targets: tuple[Target, ...] = (DUST_LANE_EARLY_TYPE,)
     prevalence: tuple[float, ...] = ()
+    class_shares: tuple[float, ...] = ()
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            close = nearest(self.backbone, BACKBONES)
-            raise ConfigError(f"no backbone {self.backbone!r}{close}; choose from {', '.join(BACKBONES)}")
+        if self.backbone != PRETRAINED:
+            architecture_of(self.backbone, self.size_px)
         if self.size_px < 32:
             raise ConfigError(f"size_px {self.size_px} is too small for the backbone; use at least 32")
         if len(self.classes) < 2:
@@ -80,6 +72,10 @@ class ClassifierConfig:
         if self.prevalence and len(self.prevalence) != len(self.targets):
             raise ConfigError(
                 f"{len(self.prevalence)} prevalence(s) for {len(self.targets)} target(s); give one each"
+            )
+        if self.class_shares and len(self.class_shares) != len(self.classes):
+            raise ConfigError(
+                f"{len(self.class_shares)} share(s) for {len(self.classes)} class(es); give one each"
             )
 
     @property
@@ -107,6 +103,13 @@ class Probabilities(NamedTuple):
     targets: np.ndarray
 
 
+class Shares(NamedTuple):
+    """Shares of the ``classes``, and of positives of the targets (``prevalence``), all in (0, 1)."""
+
+    classes: tuple[float, ...]
+    prevalence: tuple[float, ...]
+
+
 class Classifier(nn.Module):
     """A galaxy classifier with two heads.
 
@@ -118,9 +121,9 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        backbone = BACKBONES[config.backbone]
-        self.backbone = AutoModel.from_config(backbone)
-        width = backbone.hidden_sizes[-1]
+        architecture = config.architecture or architecture_of(config.backbone, config.size_px)
+        self.backbone = build(architecture)
+        width = width_of(architecture)
         self.morphology_head = nn.Linear(width, len(config.classes))
         self.target_head = nn.Linear(width, len(config.targets)) if config.targets else None
 
@@ -149,6 +152,20 @@ class Classifier(nn.Module):
         return Outputs(self.morphology_head(features), targets)
 
 
+@torch.no_grad()
+def shift_priors(model: Classifier, assumed: Shares, wanted: Shares) -> None:
+    """Move a classifier's outputs from one set of shares to another, in place.
+
+    ``logit p' = logit p - logit assumed + logit wanted`` for the targets, and its like for the classes
+    (Saerens et al. 2002, equation 4): a shift of the heads' biases.
+    """
+    shift = torch.tensor(wanted.classes).log() - torch.tensor(assumed.classes).log()
+    model.morphology_head.bias += shift.to(model.morphology_head.bias)
+    if model.target_head:
+        shift = torch.tensor(wanted.prevalence).logit() - torch.tensor(assumed.prevalence).logit()
+        model.target_head.bias += shift.to(model.target_head.bias)
+
+
 def predict(model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = False) -> Probabilities:
     """Return class and target probabilities of one batch.
 
@@ -163,7 +180,7 @@ def predict(model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = 
     Returns
     -------
     Probabilities
-        On the CPU, float32. They hold for the share of positives in ``model.config.prevalence``.
+        On the CPU, float32. They hold for the shares in ``model.config``'s `prevalence` and `class_shares`.
     """
     return examine(model, images, bfloat16=bfloat16)[0]
 
@@ -181,135 +198,6 @@ def examine(
     logits = model.heads(features)
     morphology, targets = logits.morphology.softmax(dim=1), logits.targets.sigmoid()
     return Probabilities(morphology.cpu().numpy(), targets.cpu().numpy()), features.cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How the loss makes up for rare positives and uneven classes.
-
-    Attributes
-    ----------
-    prevalence : tuple of float
-        Share of positives of each target among those known, as trained on.
-    pos_weight : tuple of float
-        Weight of a positive of each target against a negative.
-    log_prior : tuple of float
-        Added to the morphology logits in the loss (logit adjustment, Menon et al. 2021), so that the
-        bare logits are those of equal shares; empty for none.
-    """
-
-    prevalence: tuple[float, ...]
-    pos_weight: tuple[float, ...]
-    log_prior: tuple[float, ...] = ()
-
-    @property
-    def assumed_prevalence(self) -> tuple[float, ...]:
-        """Share of positives that the network's probabilities assume: w p / (w p + 1 - p)."""
-        pairs = zip(self.pos_weight, self.prevalence, strict=True)
-        return tuple(w * p / (w * p + 1 - p) for w, p in pairs)
-
-
-def balance(
-    morphology: np.ndarray,
-    targets: np.ndarray,
-    n_classes: int,
-    *,
-    max_pos_weight: float = 20.0,
-    logit_adjustment: float = 0.0,
-) -> Balance:
-    """Measure the training set's `Balance`.
-
-    Parameters
-    ----------
-    morphology : ndarray of int, shape (n,)
-        Class index, -1 unknown.
-    targets : ndarray of int, shape (n, targets)
-        1, 0, or -1 unknown.
-    n_classes : int
-    max_pos_weight : float
-        ``pos_weight`` is negatives over positives, but no more than this: a handful of positives
-        with weights in the hundreds makes training unstable. 1 switches the weighting off.
-    logit_adjustment : float
-        Strength tau of Menon et al. (2021): 0 none, 1 Bayes-optimal for equal shares.
-    """
-    positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
-    shares = (positives + 0.5) / (positives + negatives + 1)  # Jeffreys: never exactly 0 or 1
-    weights = np.clip((1 - shares) / shares, 1.0, max_pos_weight)
-    counts = np.bincount(morphology[morphology != UNKNOWN], minlength=n_classes) + 0.5
-    log_prior = logit_adjustment * np.log(counts / counts.sum())
-    return Balance(
-        prevalence=tuple(shares.tolist()),
-        pos_weight=tuple(weights.tolist()),
-        log_prior=tuple(log_prior.tolist()) if logit_adjustment else (),
-    )
-
-
-def loss(outputs: Outputs, morphology: Tensor, targets: Tensor, balance: Balance) -> Tensor:
-    """Return the cross-entropy of the classes plus the mean binary cross-entropy of the targets.
-
-    Parameters
-    ----------
-    outputs : Outputs
-    morphology : Tensor of int, [B]
-        Class index; -1 (unknown) is left out.
-    targets : Tensor of int, [B, targets]
-        1 or 0; -1 (unknown) is left out.
-    balance : Balance
-
-    Returns
-    -------
-    Tensor
-        Scalar, float32; a head without a known label in the batch adds 0, never NaN.
-    """
-    logits = outputs.morphology + outputs.morphology.new_tensor(balance.log_prior or 0.0)
-    of_class = F.cross_entropy(logits, morphology.long(), ignore_index=UNKNOWN, reduction="sum")
-    known = targets != UNKNOWN
-    of_target = F.binary_cross_entropy_with_logits(
-        outputs.targets,
-        targets.clamp(min=0).float(),
-        weight=known.float(),
-        pos_weight=outputs.targets.new_tensor(balance.pos_weight),
-        reduction="sum",
-    )
-    return of_class / (morphology != UNKNOWN).sum().clamp(min=1) + of_target / known.sum().clamp(min=1)
-
-
-def augment(images: Tensor, generator: torch.Generator, *, shift_px: int = 3) -> Tensor:
-    """Return each image flipped, turned by a multiple of 90 degrees and shifted, at random.
-
-    Parameters
-    ----------
-    images : Tensor, [B, H, H, C]
-        Any dtype and device.
-    generator : torch.Generator
-        On the CPU; the same state gives the same augmentation on every device.
-    shift_px : int
-        Largest shift along each axis, pixels; what moves in is the mirror image of the edge.
-
-    Returns
-    -------
-    Tensor
-        Of the same shape, dtype and device.
-    """
-    n, height, width = images.shape[:3]
-    if height != width or shift_px >= height:
-        raise ConfigError(f"images of {height} x {width} px cannot be turned and shifted by {shift_px} px")
-    transposed = torch.randint(2, (n, 1, 1), generator=generator).bool()
-    rows, columns = (_flip_and_shift(n, height, shift_px, generator) for _ in range(2))
-    rows, columns = rows[:, :, None], columns[:, None, :]
-    pixels = torch.where(transposed, columns * height + rows, rows * height + columns)
-    pixels += torch.arange(n)[:, None, None] * height * height
-    return images.flatten(0, 2).index_select(0, pixels.flatten().to(images.device)).view_as(images)
-
-
-def _flip_and_shift(n: int, size_px: int, shift_px: int, generator: torch.Generator) -> Tensor:
-    """Return the pixel along one axis that lands at each place: int64 [n, size_px]."""
-    shift = torch.randint(-shift_px, shift_px + 1, (n, 1), generator=generator)
-    flip = torch.randint(2, (n, 1), generator=generator).bool()
-    last = size_px - 1
-    pixel = (torch.arange(size_px) + shift).abs()
-    pixel = last - (last - pixel).abs()
-    return torch.where(flip, last - pixel, pixel)
 
 
 def save(model: Classifier, folder: Path | str) -> None:
@@ -355,7 +243,8 @@ def _read_config(path: Path) -> ClassifierConfig:
         if (fields.pop("kind"), fields.pop("version")) != ("galray classifier", 1):
             raise ValueError("it is another kind or version of model")
         fields.update({key: _targets(fields[key]) for key in ("classes", "targets")})
-        fields.update(prevalence=tuple(map(float, fields["prevalence"])))
+        for name in ("prevalence", "class_shares"):
+            fields[name] = tuple(map(float, fields.get(name, ())))
         return ClassifierConfig(**fields)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

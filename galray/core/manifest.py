@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 
 import galray
 from galray.core import claims
@@ -72,7 +73,7 @@ class Manifest:
     config : dict
         The resolved configuration of the job that wrote it.
     parents : dict
-        URI -> fingerprint of the manifests that it was made from.
+        URI -> fingerprint of the manifests, or files, that it was made from.
     lineage : dict
         What was seen on the way, such as ``{"trained_on": [...], "splits": [...]}``.
     """
@@ -260,6 +261,11 @@ def _give_up(publication: Publication, claim: Claim) -> None:
         claims.release(location)
 
 
+def file_fingerprint(location: Location) -> str:
+    """Return 16 hexadecimal digits that identify a file's content."""
+    return hashlib.sha256(location.read_bytes()).hexdigest()[:16]
+
+
 def ancestry(location: Location) -> dict[str, Manifest]:
     """Return every manifest that a published folder descends from, by URI, itself included.
 
@@ -277,6 +283,10 @@ def _collect_ancestry(location: Location, found: dict[str, Manifest]) -> None:
     manifest = found[location.uri] = Manifest.read(location)
     for uri, known in manifest.parents.items():
         parent = open_location(uri)
+        if parent.kind() == FileType.File:  # a list, which has no history
+            if file_fingerprint(parent) != known:
+                raise LineageError(f"{location.uri} was made with another version of {uri}. Make it again.")
+            continue
         if uri not in found:
             try:
                 _collect_ancestry(parent, found)

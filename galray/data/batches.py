@@ -24,26 +24,25 @@ from galray.core.schema import (
 from galray.core.shards import read_shards
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
+from galray.data.labelled import Labelled
 
 ODD_VOLUNTEERS = 8  # fewer than these who find a galaxy odd may be mistaken (Willett et al. 2013)
 
 
 def read_galaxies(
-    location: Location, split: str | None, columns: Sequence[str], kind: str = "galaxies"
+    location: Location,
+    split: str | None,
+    columns: Sequence[str],
+    kind: str = "galaxies",
+    labelled: Labelled | None = None,
 ) -> Dataset:
-    """Stream the galaxies of one split; None takes all."""
-    where = col("split") == split if split else None
-    return read_shards(location, kind, columns, where)
+    """Stream the galaxies of one split; None takes all.
 
-
-def decoded_once(galaxies: Dataset) -> Dataset:
-    """Run a pipeline now and keep its blocks in the object store, which spills to disk.
-
-    Epochs then start without reading or decoding anything, and a training worker's own memory
-    does not grow with the number of galaxies.
+    Where `labelled` is given, nothing is known of the galaxies that it does not list.
     """
-    galaxies.context.enable_progress_bars = False  # training shows its own progress
-    return galaxies.materialize()
+    where = col("split") == split if split else None
+    galaxies = read_shards(location, kind, columns, where)
+    return galaxies.map_batches(labelled.hide_others, batch_format="pyarrow") if labelled else galaxies
 
 
 def condition_votes(galaxies: pa.Table) -> np.ndarray:

@@ -21,16 +21,16 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
 from galray.core.cluster import Progress
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
+from galray.core.workers import is_first, of_all_workers
+from galray.data.stream import CachedGalaxies, TrainingStream, loader
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.objective import Draws
 from galray.diffusion.pipeline import GalaxyPipeline
-from galray.diffusion.state import TrainingState, is_first
-from galray.diffusion.stream import CachedGalaxies, TrainingStream
+from galray.diffusion.state import TrainingState
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 STOPPED = "stopped"
 NOISE_LEVELS = 4
-_PREFETCHED_BATCHES = 16
 _WORST_LOSS = 1e9  # Ray keeps metrics as JSON, which has no infinity
 
 
@@ -102,18 +101,7 @@ def batches(config: TrainConfig, galaxies: CachedGalaxies, first_step: int) -> I
         context.get_world_rank(),
         context.get_world_size(),
     )
-    apart: dict[str, Any] = {}
-    if config.loader_processes:
-        # spawn: the object store's client does not survive a fork
-        apart = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCHED_BATCHES}
-    loader = DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=config.loader_processes,
-        pin_memory=get_device().type == "cuda",
-        **apart,
-    )
-    return iter(loader)
+    return iter(loader(stream, config.loader_processes, pin_memory=get_device().type == "cuda"))
 
 
 def train_step(
@@ -240,15 +228,6 @@ class StepLog:
                 report[f"loss_t_{low:.2f}_{high:.2f}"] = float(loss[level == k].mean())
         self._clear()
         return report
-
-
-def of_all_workers(values: Any) -> Any:
-    """Join each worker's tensor, or list; all workers must call this together."""
-    if not torch.distributed.is_initialized():
-        return values
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, values.cpu() if isinstance(values, Tensor) else values)
-    return torch.cat(shares) if isinstance(values, Tensor) else [value for share in shares for value in share]
 
 
 def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:

@@ -11,6 +11,7 @@ from galray.core.config import require
 from galray.core.errors import ConfigError, LineageError
 from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.storage import open_location
+from galray.data.labelled import Labelled, refuse_other_labels
 from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
@@ -141,7 +142,7 @@ class Start:
         )
 
 
-def check_start(uri: str) -> dict[str, str]:
+def check_start(uri: str, labelled: Labelled | None) -> dict[str, str]:
     """Return the fingerprint of a denoiser to go on from, having made sure that it saw no galaxy that judges.
 
     Raises
@@ -149,16 +150,19 @@ def check_start(uri: str) -> dict[str, str]:
     InputError
         There is none.
     LineageError
-        It, or what it came from, has seen galaxies that judge; or its history cannot be vouched for.
+        It, or what it came from, has seen galaxies that judge, or known labels that `labelled` hides; or its
+        history cannot be vouched for.
     """
     if not uri:
         return {}
     place = open_location(uri)
-    for seen_by, manifest in ancestry(place).items():
+    history = ancestry(place)
+    for seen_by, manifest in history.items():
         seen = set(manifest.lineage.get("splits", ())) - {"train"}
         if seen:
             raise LineageError(
                 f"{seen_by} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, and --start-from "
                 "would carry them on. Start from a denoiser of the training split."
             )
+    refuse_other_labels(history, labelled, "this denoiser")
     return {place.uri: Manifest.read(place, "denoiser").fingerprint}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.distributed
 from ray.train import Checkpoint
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -19,9 +18,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from galray.core.averaging import move_average
 from galray.core.errors import InputError
+from galray.core.workers import is_first
 from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.pretrained import trainable_parameters
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.pt"
 _ADAM_BETAS = (0.9, 0.99)  # gradients of other noise levels come every step: forget them sooner
-_EMA_WARMUP_POWER = 0.75
 _PARTLY = StateDictOptions(full_state_dict=True, strict=False)  # what is frozen is not in checkpoints
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
@@ -94,10 +93,9 @@ class TrainingState:
         self.step, self.skipped = state["step"], state["skipped"]
 
     def update_average(self, decay: float) -> None:
-        """Move the average towards the weights; early on faster than `decay`, which would keep the start."""
-        warming = 1 - (1 + self.step) ** -_EMA_WARMUP_POWER
-        update: Any = get_ema_multi_avg_fn(min(decay, warming))
-        update(trainable_parameters(self.average), trainable_parameters(self.denoiser), 0)
+        """Move the average towards the weights."""
+        average, weights = trainable_parameters(self.average), trainable_parameters(self.denoiser)
+        move_average(average, weights, self.step, decay)
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -113,11 +111,6 @@ def restore_trained(module: nn.Module, weights: dict[str, Any]) -> None:
     if missing:
         raise InputError(f"The checkpoint lacks {len(missing)} weights, such as {min(missing)}. Start over.")
     set_model_state_dict(module, weights, options=_PARTLY)
-
-
-def is_first() -> bool:
-    """Say whether this is the worker that speaks for all."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _shard(denoiser: Denoiser) -> None:

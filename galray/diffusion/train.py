@@ -21,6 +21,8 @@ from galray.core.manifest import Manifest, publish, standing
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, track
 from galray.data.batches import EmphasisRule
+from galray.data.labelled import Labelled, trained_on
+from galray.data.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.cache import cached_galaxies
 from galray.diffusion.codec import Codec
 from galray.diffusion.denoiser import PRESETS as DENOISERS
@@ -32,7 +34,6 @@ from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
 from galray.diffusion.start import Start, Statistics, check_start
 from galray.diffusion.state import read_state, restore_trained
-from galray.diffusion.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 CHECKPOINTS = "checkpoints"
@@ -45,6 +46,8 @@ class TrainConfig(JobConfig):
 
     galaxies: str = "{root}/galaxies"
     output: str = "{root}/denoiser"
+    labelled: str = ""
+    """Table of the galaxy_ids whose votes and labels may be used, such as labels.csv; empty for all."""
     cache: str = "{root}/cache"
     """Where what the codec sees of the galaxies is kept, for this and later trainings."""
     denoiser: DenoiserConfig = field(default_factory=lambda: DENOISERS["64px"])
@@ -167,15 +170,25 @@ def train(config: TrainConfig) -> Manifest:
     if done:
         say(f"train: {output.uri} stands")
         return done
-    seen = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
-    parents = seen | check_start(config.start.start_from)
+    parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
+    labelled = Labelled.read(config.location(config.labelled)) if config.labelled else None
+    if labelled:
+        parents[labelled.uri] = labelled.fingerprint
+    parents |= check_start(config.start.start_from, labelled)
     with (
         track("train", config) as run,
         publish(output, "denoiser", config.resolved(), parents) as publication,
     ):
         codec = config.start.codec()
         caches = config.location(config.cache)
-        cached = cached_galaxies(galaxies, caches, codec, emphasis=config.emphasis, scaling=config.scaling)
+        cached = cached_galaxies(
+            galaxies,
+            caches,
+            codec,
+            emphasis=config.emphasis,
+            labelled=labelled,
+            scaling=config.scaling,
+        )
         statistics = fit_statistics(config, codec, cached)
         check_memory(config, statistics)
         result = fit(config, output, cached, statistics, run)
@@ -184,7 +197,7 @@ def train(config: TrainConfig) -> Manifest:
             pipeline.save_pretrained(folder)
             publication.add_folder(Path(folder))
         publication.counts["steps"] = config.steps
-        publication.lineage = {"trained_on": parents, "splits": ["train"]}
+        publication.lineage = trained_on(parents, labelled)
         if config.p_all == 1:  # it has seen images alone
             publication.lineage["labelled"] = ""
         run.figure(paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12), "samples.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,7 @@ def decide(
     if target == tuned.target:
         if threshold is None:
             threshold = _from_validation(aim, survey_prevalence, classifier)
-        return Decision(target, tuned.threshold if threshold is None else threshold, tuned.train_prevalence)
+        return replace(tuned, threshold=tuned.threshold if threshold is None else threshold)
     if threshold is None or not settings.prevalence:
         raise ConfigError(
             f"The classifier was tuned for {tuned.target!r}; {target!r} needs an "

@@ -33,6 +33,7 @@ def select(
     count: int | None,
     train_prevalence: float,
     survey_prevalence: float | None,
+    temperature: float = 1.0,
     known: KnownObjects | None = None,
     model_id: str = "",
     run_id: str = "",
@@ -50,7 +51,9 @@ def select(
     train_prevalence : float
         Share of targets in what the classifier was trained on.
     survey_prevalence : float or None
-        Share of targets expected in the survey; None leaves the score as the probability.
+        Share of targets expected in the survey; None leaves it as in the training.
+    temperature : float
+        Of the classifier's decision: how much less sure than its score it may be.
     known : KnownObjects or None
         What to cross-match with.
     model_id, run_id : str
@@ -81,7 +84,9 @@ def select(
         **{name: rows[name] for name in rows.column_names},
         **_nearest_known(rows, known),
         "rank": [*range(1, len(best) + 1), *[None] * len(drawn)],
-        "probability": _probability(rows["score"].to_numpy(), train_prevalence, survey_prevalence),
+        "probability": _probability(
+            rows["score"].to_numpy(), train_prevalence, survey_prevalence, temperature
+        ),
         "flag_names": [" ".join(flag_names(flags)) for flags in rows["flags"].to_pylist()],
         "model_id": [model_id] * len(rows),
         "run_id": [run_id] * len(rows),
@@ -168,8 +173,10 @@ def _check(threshold: float, count: int | None) -> None:
         raise ConfigError(f"count {count} would keep no candidate. Give 1 or more, or leave it out.")
 
 
-def _probability(score: np.ndarray, train: float, survey: float | None) -> np.ndarray:
-    return score if survey is None else shift_prior(score, train, survey)
+def _probability(score: np.ndarray, train: float, survey: float | None, temperature: float) -> np.ndarray:
+    if survey is None and temperature == 1:
+        return score
+    return shift_prior(score, train, train if survey is None else survey, temperature)
 
 
 def _as(values, field: pa.Field) -> pa.Array | pa.ChunkedArray:

@@ -80,6 +80,7 @@ class HandOver:
             threshold=decision.threshold,
             count=count,
             train_prevalence=decision.train_prevalence,
+            temperature=decision.temperature,
             survey_prevalence=self.survey_prevalence,
             known=known,
             model_id=self.model_id,

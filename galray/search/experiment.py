@@ -39,6 +39,7 @@ class Method:
 
 
 REAL_ONLY = "real-only"
+_JUDGEMENTS = 8  # of a classifier on its way
 METHODS: dict[str, Method] = {
     REAL_ONLY: Method("real galaxies, classical augmentation"),
     "class-balanced": Method("class-balanced sampling", {"balance": "class-balanced"}),
@@ -203,7 +204,14 @@ class StudyConfig(JobConfig):
         """Return epochs and batch size with which so many galaxies are shown as often as the budget says."""
         workers = self.classify.scaling.workers
         batch_size = min(self.classify.batch_size, max(galaxies // workers, 1) * workers)
-        return {"epochs": max(1, round(self.galaxies_shown / max(galaxies, 1))), "batch_size": batch_size}
+        epochs = max(1, round(self.galaxies_shown / max(galaxies, 1)))
+        return {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "validate_every": -(
+                -epochs // _JUDGEMENTS
+            ),  # of a few galaxies an epoch takes less than a judgement
+        }
 
     def possible(self, labels: Labels) -> list[str]:
         """Return the methods that can learn: with labels of one class, only those with synthetic galaxies."""
@@ -245,7 +253,7 @@ PRESETS = {
     "debug": Preset(
         "one setting, one seed, two methods, on the debug mock survey: to see that everything runs",
         StudyConfig(
-            settings=("all",),
+            settings=("12",),
             methods=(REAL_ONLY, "augmented"),
             seeds=(0,),
             pretrain=DENOISERS["debug"].config,

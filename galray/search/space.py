@@ -85,6 +85,10 @@ class Space:
         """Return every way of painting that some point asks for."""
         return sorted({point.painting for point in self.points() if point.painting})
 
+    def one_of_each_set(self) -> list[Point]:
+        """Return one point for each synthetic set, and that of real galaxies alone."""
+        return list({point.painting: point for point in self.points()}.values())
+
     def distributions(self) -> dict[str, IntDistribution]:
         """Return what Optuna chooses from: places in each list; place 0 of the ratios is none at all."""
         sizes = {name: len(values) for name, values in asdict(self).items()}

@@ -22,7 +22,8 @@ import ray
 from galray.classifier.decision import Decision
 from galray.classifier.examples import LABEL_COLUMNS
 from galray.classifier.judging import of_split
-from galray.classifier.train import PREDICTIONS_FILE, classify
+from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.train import classify
 from galray.core.cluster import say
 from galray.core.errors import EmptyInputError
 from galray.core.manifest import Manifest, publish, standing, write_parquet

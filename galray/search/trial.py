@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from galray.classifier.train import CHECKPOINTS, MODEL, PREDICTIONS_FILE, check_lineage, fit
+from galray.classifier.loop import MODEL, PREDICTIONS_FILE
+from galray.classifier.train import CHECKPOINTS, check_lineage, fit
 from galray.core.manifest import publish
 from galray.core.storage import Location
 from galray.core.tracking import Run
+from galray.data.labelled import trained_on
 from galray.search.records import Figures, TrialRecord, mean_figures
 from galray.search.space import Point
 
@@ -104,7 +106,7 @@ def train_seed(config: SearchConfig, record: TrialRecord, seed: int, following: 
             publication.add_folder(Path(folder, MODEL))
             publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
         publication.write("validation.json", json.dumps(record.epochs(seed)[-1]))
-        publication.lineage = {"trained_on": parents, "splits": ["train"]}
+        publication.lineage = trained_on(parents, classification.read_labelled())
     (place / CHECKPOINTS).delete()
 
 

@@ -16,8 +16,10 @@ from ray.tune import Tuner
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from galray.classifier import network
+from galray.classifier.examples import Examples
 from galray.classifier.judging import judge
-from galray.classifier.train import CHECKPOINTS, PREDICTIONS_FILE, check_lineage
+from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.train import CHECKPOINTS, check_lineage
 from galray.core.cluster import say
 from galray.core.errors import PublishError, TrainingError
 from galray.core.manifest import Manifest, Publication, local_folder, publish, standing, write_parquet
@@ -54,11 +56,12 @@ def search(config: SearchConfig) -> Manifest:
     # Before any trial: all cores paint, none waits for another's galaxies, and no set is painted twice.
     for painting in config.space.paintings():
         synthesize(config.synthesis(painting))
-    parents: dict[str, str] = {}
-    for point in config.space.points():
-        parents |= check_lineage(config.classification(point, config.seeds[0]))
+    examples = [config.classification(point, config.seeds[0]) for point in config.space.one_of_each_set()]
+    parents = {uri: known for one in examples for uri, known in check_lineage(one).items()}
     with track("tune", config) as run, publish(output, "search", config.resolved(), parents) as publication:
         check_plan(config, output)
+        for one in examples:  # trials beside each other must find their galaxies decoded
+            Examples.of(one)
         run_trials(config, output, run)
         trials = trial_table(config, output)
         points = rank(trials, config.objectives, len(config.seeds))

@@ -138,7 +138,7 @@ def test_study_reports_and_keeps_what_stands(tmp_path: Path) -> None:
     assert manifest.counts["cells"] == 2
     report = (tmp_path / "study/report.md").read_text()
     assert "synthetic galaxies" in report
-    cells = {path: path.read_bytes() for path in (tmp_path / "study/all/seed-0").rglob(MANIFEST)}
+    cells = {path: path.read_bytes() for path in (tmp_path / "study/12-of-each/seed-0").rglob(MANIFEST)}
     assert len(cells) == 5  # the list, the denoiser, its galaxies, two classifiers
     (tmp_path / "study" / MANIFEST).unlink()
     study(replace(config, resume=True))

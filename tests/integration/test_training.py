@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import safetensors.numpy
 from mlflow import MlflowClient
+from ray.train import UserCallback
 
+from galray.classifier.train import PRESETS as CLASSIFIERS
+from galray.classifier.train import fit
 from galray.core.cluster import Scaling, connect
 from galray.core.errors import TrainingError
 from galray.core.manifest import publish, write_parquet
@@ -32,10 +36,11 @@ pytestmark = [  # of Ray's own, which runs in this process too
 ]
 
 
-def publish_galaxies(location: Location) -> None:
-    """Publish noise as galaxies of the training split."""
+def publish_galaxies(location: Location, judged: int = 0) -> None:
+    """Publish noise as galaxies of the training split, and so many of each of the other splits."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (GALAXIES, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    splits = ["train"] * GALAXIES + ["validation"] * judged + ["test"] * judged
+    images = random.integers(0, 256, (len(splits), SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     rows = [
         {
             "galaxy_id": i,
@@ -45,7 +50,7 @@ def publish_galaxies(location: Location) -> None:
             "image": encode_jpeg(image),
             "height": SIZE_PX,
             "width": SIZE_PX,
-            "split": "train",
+            "split": splits[i],
             "source": "mock",
             "provenance": "{}",
         }
@@ -79,6 +84,15 @@ def option(name: str, value: float) -> list[str]:
     return [f"--no-{dashed}"] if value is False else [f"--{dashed}", str(value)]
 
 
+def kill_workers(above: psutil.Process | None) -> None:
+    """Kill the process below another that trains, and nothing else."""
+    assert above is not None
+    children = above.children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in child.name() + " ".join(child.cmdline())]
+    assert workers
+    workers[0].kill()
+
+
 class Training(JobProcess):
     """A training job in a process of its own, to be killed."""
 
@@ -98,11 +112,7 @@ class Training(JobProcess):
 
     def kill_worker(self) -> None:
         """Kill the process that trains, and nothing else."""
-        workers = [
-            child for child in self.children() if "RayTrainWorker" in child.name() + " ".join(child.cmdline())
-        ]
-        assert workers
-        workers[0].kill()
+        kill_workers(psutil.Process(self.process.pid))
 
 
 def run_of(root: Path) -> Path:
@@ -164,3 +174,46 @@ def test_a_loss_that_is_no_number_stops_at_once(tmp_path: Path) -> None:
     """The message names step, galaxies and checkpoint, and no machine is tried again for it."""
     with pytest.raises(TrainingError, match=r"Step \d+: .*the whole batch: \d+, .*--learning-rate"):
         trained(run_of(tmp_path / "hot"), learning_rate=1e30, gradient_clip=1e30, warmup_steps=0)
+
+
+class KillAfter(UserCallback):
+    """Keep each epoch's loss in a file, and kill the worker once, after an epoch; 0 kills none."""
+
+    def __init__(self, log: Path, epoch: int) -> None:
+        self._log, self._epoch = log, epoch
+
+    def after_report(self, run_context, metrics, checkpoint) -> None:  # noqa: ARG002 (Ray's signature)
+        epoch, loss = metrics[0]["step"], metrics[0]["loss"]
+        before = self._log.read_text() if self._log.exists() else ""
+        self._log.write_text(f"{before}{epoch} {loss}\n")
+        if epoch == self._epoch and f"\n{epoch} " not in f"\n{before}":
+            kill_workers(psutil.Process().parent())  # Ray's, which started this process too
+
+
+def classified(root: Path, killed_after: int) -> tuple[dict[int, set[float]], dict[str, np.ndarray]]:
+    """Train a classifier; returns the losses that each epoch gave, and the weights."""
+    publish_galaxies(open_location(str(root / "galaxies")), judged=20)
+    config = replace(
+        CLASSIFIERS["debug"].config, root=str(root), target="", epochs=6, batch_size=15, bfloat16=False
+    )
+    log = root / "losses.txt"
+    result = fit(config, open_location(str(root / "classifier")), [KillAfter(log, killed_after)])
+    losses: dict[int, set[float]] = {}
+    for line in log.read_text().splitlines():
+        epoch, loss = line.split()
+        losses.setdefault(int(epoch), set()).add(round(float(loss), 5))
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        return losses, safetensors.numpy.load_file(Path(folder, "model/model.safetensors"))
+
+
+@pytest.mark.usefixtures("_local_ray")
+def test_a_classifier_whose_worker_is_killed_learns_the_same(tmp_path: Path) -> None:
+    """The epoch that was lost is taken again, with the same losses, and ends with the same weights."""
+    losses, weights = classified(tmp_path / "calm", killed_after=0)
+    again, same = classified(tmp_path / "disturbed", killed_after=3)
+    assert sorted(again) == sorted(losses) == [1, 2, 3, 4, 5, 6]
+    for epoch, values in again.items():
+        np.testing.assert_allclose(sorted(values), [*losses[epoch]] * len(values), rtol=1e-4)
+    for name, values in weights.items():
+        np.testing.assert_allclose(same[name], values, rtol=1e-3, atol=1e-5)

@@ -203,6 +203,31 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     assert 0.89 <= covered <= 0.985
 
 
+def test_shares_at_a_purity_and_a_completeness_are_those_of_the_selections(survey: Survey):
+    found = metrics.shares_at(*survey, [0.6, 0.9], [0.6, 0.9])
+    assert found == [
+        *(metrics.completeness_at_purity(*survey, at).completeness.value for at in (0.6, 0.9)),
+        *(metrics.purity_at_completeness(*survey, at).purity.value for at in (0.6, 0.9)),
+    ]
+    assert np.isnan(metrics.shares_at(np.zeros(3, int), np.ones(3), [0.5], [])).all()
+
+
+def test_figures_measured_at_once_are_those_measured_alone(survey: Survey):
+    both = metrics.bootstrapped_each(
+        lambda t, s: [metrics.average_precision(t, s), float(s.mean())], *survey, seed=3, n_resamples=50
+    )
+    assert both[0] == metrics.bootstrapped(metrics.average_precision, *survey, seed=3, n_resamples=50)
+    assert both[1].value == pytest.approx(survey[1].mean())
+
+
+def test_macro_figures_by_hand():
+    truth, predicted = np.array([0, 0, 1, 1, 1, 2, -1]), np.array([0, 1, 1, 1, 0, 1, 2])
+    assert metrics.macro_f1(truth, predicted) == pytest.approx((1 / 2 + 4 / 7) / 3)
+    probability = np.eye(4)[[0, 0, 1, 1, 1, 2, 3]]
+    assert metrics.macro_average_precision(truth, probability) == 1
+    assert np.isnan(metrics.macro_f1(truth[-1:], predicted[-1:]))
+
+
 def test_reliability_by_hand():
     truth, probability = np.array([0, 1, 1, 1, -1]), np.array([0.1, 0.2, 0.9, 1.0, 0.5])
     result = metrics.reliability(truth, probability, bins=2)
@@ -227,6 +252,8 @@ def test_shift_prior_by_bayes_rule():
     at = {p: p * density_true / (p * density_true + (1 - p) * density_false) for p in (0.5, 0.001)}
     np.testing.assert_allclose(metrics.shift_prior(at[0.5], 0.5, 0.001), at[0.001])
     np.testing.assert_allclose(metrics.shift_prior(at[0.001], 0.001, 0.5), at[0.5])
+    no_evidence = metrics.shift_prior(np.array([0.5, 0.9]), 0.5, 0.001, temperature=1e9)
+    np.testing.assert_allclose(no_evidence, 0.001, rtol=1e-6)
     assert metrics.shift_prior(np.array([0.0, 1.0]), 0.5, 0.001).tolist() == [0.0, 1.0]
 
 

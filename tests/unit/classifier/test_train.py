@@ -6,19 +6,30 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from galray.classifier.decision import Decision
-from galray.classifier.judging import choose_threshold, curve_figure, judge, validation_metrics
-from galray.classifier.network import ClassifierConfig
-from galray.classifier.train import ClassifyConfig, check_lineage, refuse_one_sided
+from galray.classifier.examples import PrepareGalaxies, measure_balance, refuse_one_sided
+from galray.classifier.figures import curve_figure
+from galray.classifier.judging import choose_threshold, figures, judge, validation_metrics
+from galray.classifier.losses import ClassBalance
+from galray.classifier.network import Classifier, ClassifierConfig, save
+from galray.classifier.teacher import Teacher
+from galray.classifier.train import ClassifyConfig, check_lineage
+from galray.core.cells import from_cells
+from galray.core.cluster import Scaling
 from galray.core.errors import ConfigError, EmptyInputError, InputError, LineageError
 from galray.core.manifest import publish
+from galray.core.schema import N_ANSWERS
 from galray.core.storage import open_location
+from galray.data.images import encode_png
 
 
 def predictions() -> pa.Table:
     rng = np.random.default_rng(0)
     truth = np.tile([1, 0, 0, 0], 50).astype(np.int8)
+    probability = np.full((200, 5), 0.05, np.float32)
+    probability[np.arange(200), truth] = 0.8
     return pa.table(
         {
             "split": ["validation"] * 100 + ["test"] * 100,
@@ -26,6 +37,7 @@ def predictions() -> pa.Table:
             "score": np.clip(0.5 * truth + rng.uniform(0, 0.6, 200), 0, 1).astype(np.float32),
             "morphology": truth.astype(np.int64),
             "morphology_predicted": truth.astype(np.int64),
+            "morphology_probability": pa.FixedSizeListArray.from_arrays(probability.ravel(), 5),
         }
     )
 
@@ -41,6 +53,7 @@ def test_threshold_comes_from_validation_alone() -> None:
     assert report_of_spoilt["validation"]["completeness"] == report["validation"]["completeness"]
     assert report_of_spoilt["test"]["completeness"] < report["test"]["completeness"]
     assert decision.train_prevalence == 0.1
+    assert decision.temperature == again.temperature != 1
     json.dumps(report)
 
 
@@ -52,6 +65,11 @@ def test_classes_alone_are_judged_without_a_decision() -> None:
     assert classes["accuracy"] == 1
     assert classes["accuracy_low"] < 1
     assert classes["in_between_smooth_completeness"] == 1
+    assert classes["macro_f1_interval"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert classes["in_between_smooth"]["completeness_at_purity_0.9"]["value"] == 1
+    calibration = report["test"]["calibration"]["classes"]
+    assert calibration["ece_before"]["value"] == pytest.approx(0.2, abs=1e-6)
+    assert calibration["ece_after"]["value"] < 0.05
     assert validation_metrics(rows, config) == {"accuracy": 1.0, "macro_f1": 1.0}
     json.dumps(report)
 
@@ -76,6 +94,15 @@ def test_threshold_without_a_positive() -> None:
     assert choose_threshold(np.array([0, 0, -1]), np.array([0.1, 0.9, 0.8])) == 0.5
 
 
+def test_figures_are_drawn_of_both_kinds_of_classifier() -> None:
+    target = figures(predictions(), ClassifierConfig(prevalence=(0.1,)))
+    classes = figures(predictions().drop_columns(["truth", "score"]), ClassifierConfig(targets=()))
+    assert set(target) == {"confusion.png", "class_curves.png", "reliability.png", "curves.png"}
+    assert set(classes) == set(target) - {"curves.png"}
+    labels = [t.get_text() for t in target["confusion.png"].axes[0].texts]
+    assert "1.00\n(75)" in labels
+
+
 def test_curve_names_counts() -> None:
     figure = curve_figure({"test": predictions()})
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["test (50)"]  # type: ignore[union-attr]
@@ -88,6 +115,12 @@ def test_curve_names_counts() -> None:
         ({"target": "dust_lane_early_typ"}, "dust_lane_early_type"),
         ({"augmentation_ratio": -1.0}, "--augmentation-ratio"),
         ({"epochs": 0}, "--epochs"),
+        ({"validate_every": 0}, "--validate-every"),
+        ({"synthetic": "s", "augmentation_ratio": 9.0}, "real galaxies 0.1 of a batch, less than"),
+        ({"pseudo_confidence": 0.5}, "--pseudo-confidence"),
+        ({"warmup": 1.5}, "--warmup"),
+        ({"scaling": Scaling(shard=True)}, "--scaling.shard"),
+        ({"backbone": "vit-tiny", "size_px": 60}, "patches of 8 px"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:
@@ -121,3 +154,75 @@ def test_lineage_of_training_galaxies_is_accepted(tmp_path: Path) -> None:
 def test_leak_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match=r"denoiser.* has seen test, validation galaxies"):
         check_lineage(chain(tmp_path, ["train", "validation", "test"]))
+
+
+def test_a_mixture_is_measured_as_it_comes_in_batches() -> None:
+    config = ClassifyConfig(synthetic="s", augmentation_ratio=0.5, batch_size=8, balance="none")
+    real = {"morphology": np.zeros(90, int), "targets": np.zeros((90, 1), np.int8)}
+    painted = {"morphology": np.ones(9, int), "targets": np.ones((9, 1), np.int8)}
+    shares = measure_balance(config, config.network(), real, painted, None).assumed
+    assert shares.prevalence[0] == pytest.approx(1 / 3, abs=0.01)
+    assert shares.classes[1] == pytest.approx(1 / 3, abs=0.01)
+    real["targets"][:3] = 1
+    draw = ClassBalance.of(real, 5)
+    shares = measure_balance(config, config.network(), real, painted, draw).assumed
+    assert shares.prevalence[0] == pytest.approx(2 / 3, abs=0.01)
+
+
+def galaxies(labels: list[str | None]) -> pa.Table:
+    """Return grey galaxies with labels and no votes."""
+    nothing = np.full(len(labels) * N_ANSWERS, np.nan, np.float32)
+    grey = [encode_png(np.full((32, 32, 3), 40 * i, np.uint8)) for i in range(len(labels))]
+    return pa.table(
+        {
+            "galaxy_id": range(len(labels)),
+            "votes": pa.FixedSizeListArray.from_arrays(pa.array(nothing), N_ANSWERS),
+            "label": pa.array(labels, pa.string()),
+            "image": grey,
+        }
+    )
+
+
+def tiny() -> ClassifierConfig:
+    return ClassifierConfig("resnet-tiny", 32)
+
+
+def morphology_of(prepared: pa.Table) -> list[int]:
+    return from_cells(prepared["morphology"]).view(np.int64).ravel().tolist()
+
+
+def test_nothing_is_learnt_of_galaxies_of_which_nothing_is_known() -> None:
+    rows = galaxies(["spiral", None, "edge_on"])
+    assert morphology_of(PrepareGalaxies(tiny())(rows)) == [4, -1, 3]
+    kept = PrepareGalaxies(tiny(), only_known=True)(rows)
+    assert kept["galaxy_id"].to_pylist() == [0, 2]
+    assert from_cells(kept["image"])[:, 0].tolist() == [0, 80]
+
+
+def teach(place: Path, bias: list[float], target_bias: float) -> None:
+    """Publish a classifier that says the same of every galaxy."""
+    model = Classifier(tiny())
+    for head, value in ((model.morphology_head, bias), (model.target_head, [target_bias])):
+        assert head is not None
+        head.weight.data.zero_()
+        head.bias.data = torch.tensor(value)
+    with publish(open_location(str(place)), "classifier") as publication:
+        save(model, place / "new")
+        publication.add_folder(place / "new")
+
+
+def test_a_teacher_names_what_it_is_sure_of_and_only_where_nothing_is_known(tmp_path: Path) -> None:
+    rows = galaxies(["spiral", None])
+    teach(tmp_path / "sure", [0.0, 9.0, 0.0, 0.0, 0.0], -9.0)
+    teach(tmp_path / "unsure", [0.0, 1.0, 0.0, 0.0, 0.0], 1.0)
+    known = {}
+    for name in ("sure", "unsure"):
+        teacher = Teacher(open_location(str(tmp_path / name)), 0.9)
+        known[name] = PrepareGalaxies(tiny(), only_known=True, teacher=teacher)(rows)
+    assert morphology_of(known["sure"]) == [4, 1]
+    assert from_cells(known["sure"]["targets"]).view(np.int8).ravel().tolist()[1] == 0
+    assert morphology_of(known["unsure"]) == [4]
+    with pytest.raises(ConfigError, match=r"--pseudo-labels .*dust_lane_early_type.*ring"):
+        Teacher(open_location(str(tmp_path / "sure")), 0.9).check_tells(
+            ClassifyConfig(target="ring").network()
+        )

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from galray.core.errors import ConfigError, LineageError
 from galray.core.manifest import publish
 from galray.core.storage import open_location
+from galray.data.labelled import Labelled
 from galray.diffusion.denoiser import Denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
 from galray.diffusion.pipeline import GalaxyPipeline
@@ -18,14 +20,16 @@ from tests.unit.diffusion.conftest import TINY
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def published(denoiser: Denoiser, folder: Path, splits: list[str]) -> str:
+def published(
+    denoiser: Denoiser, folder: Path, splits: list[str], known: dict[str, str] | None = None
+) -> str:
     """Publish a denoiser that has seen these splits."""
     denoiser.scheduler = FlowMatching().scheduler()
     GalaxyPipeline.from_denoiser(denoiser).save_pretrained(folder / "saved")
     location = open_location(str(folder / "denoiser"))
     with publish(location, "denoiser") as publication:
         publication.add_folder(folder / "saved")
-        publication.lineage = {"splits": splits}
+        publication.lineage = {"splits": splits, **(known or {})}
     return location.uri
 
 
@@ -47,6 +51,15 @@ def test_a_start_of_another_kind_is_refused(tiny: Denoiser, tmp_path: Path) -> N
 
 
 def test_a_start_that_has_seen_what_judges_is_refused(tiny: Denoiser, tmp_path: Path) -> None:
-    assert check_start("") == {}
+    assert check_start("", None) == {}
     with pytest.raises(LineageError, match="test galaxies"):
-        check_start(published(tiny, tmp_path, ["test", "train"]))
+        check_start(published(tiny, tmp_path, ["test", "train"]), None)
+
+
+def test_a_start_that_has_known_hidden_labels_is_refused(tiny: Denoiser, tmp_path: Path) -> None:
+    """One that was shown images alone may be gone on from, whatever is hidden."""
+    labelled = Labelled(str(tmp_path / "list.csv"), "0", np.array([3]))
+    with pytest.raises(LineageError, match="has known labels"):
+        check_start(published(tiny, tmp_path / "all", ["train"]), labelled)
+    uri = published(tiny, tmp_path / "none", ["train"], {"labelled": ""})
+    assert list(check_start(uri, labelled)) == [uri]

@@ -9,26 +9,54 @@ workers, of which each takes its share of every batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from galray.core.cells import from_cells, votes_array
+from galray.core.cells import from_cells
 from galray.core.errors import EmptyInputError, InputError
 from galray.core.manifest import Manifest
 from galray.core.storage import Location
 
-CACHE_KIND = "latents"
+CACHE_KIND = "cache"
 BLOCK_BYTES = 2 << 20  # read at once: large for a disk, small enough that a few of them mix well
 BLOCKS_TOGETHER = 32  # shuffled together
 _OPEN_FILES = 64
+_PREFETCHED_BATCHES = 16
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a cache holds of each galaxy under one name.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one galaxy's; () for a number.
+    dtype : str
+        Its numpy type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one galaxy's."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def values(self, cells: pa.ChunkedArray) -> np.ndarray:
+        """Return cells as they were cached: shape (n, *shape)."""
+        return from_cells(cells).view(self.dtype).reshape(len(cells), *self.shape)
 
 
 @dataclass(frozen=True)
@@ -47,16 +75,13 @@ class CachedGalaxies:
     Attributes
     ----------
     location : Location
-    shape : tuple of int
-        Of what is cached of one galaxy; see `codec.Codec.prepare`.
-    dtype : str
-        Its numpy type.
+    columns : mapping
+        Name -> `Column`, beside ``galaxy_id``, which is always there.
     blocks : tuple of Block
     """
 
     location: Location
-    shape: tuple[int, ...]
-    dtype: str
+    columns: Mapping[str, Column]
     blocks: tuple[Block, ...]
 
     @classmethod
@@ -75,35 +100,47 @@ class CachedGalaxies:
             for record in manifest.files
             for group, first in enumerate(range(0, record.rows or 0, form["rows_per_block"]))
         ]
-        return cls(location, tuple(form["shape"]), form["dtype"], tuple(blocks))
+        columns = {name: Column(tuple(c["shape"]), c["dtype"]) for name, c in form["columns"].items()}
+        return cls(location, columns, tuple(blocks))
 
     def __len__(self) -> int:
         return sum(block.rows for block in self.blocks)
 
-    def read(self, blocks: list[Block]) -> Batch:
+    def read(self, blocks: Sequence[Block], names: Sequence[str] = ()) -> Batch:
         """Return the galaxies of some blocks.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+        names : sequence of str
+            Columns to read; none reads all.
 
         Returns
         -------
         dict
-            ``galaxy_id`` int64 [n], ``votes`` float32 [n, 37], ``cached`` [n, *shape].
+            ``galaxy_id`` int64 [n], and each column [n, *shape].
 
         Raises
         ------
         InputError
             A block that is not as the manifest says.
         """
-        tables = [self._read(block) for block in blocks]
+        columns = {name: self.columns[name] for name in names or self.columns}
+        tables = [self._read(block, list(columns)) for block in blocks]
         table = pa.concat_tables(tables).combine_chunks()
-        return {
-            "galaxy_id": table["galaxy_id"].to_numpy(),
-            "votes": votes_array(table),
-            "cached": from_cells(table["cached"]).view(self.dtype).reshape(len(table), *self.shape),
-        }
+        values = {name: column.values(table[name]) for name, column in columns.items()}
+        return {"galaxy_id": table["galaxy_id"].to_numpy(), **values}
 
-    def _read(self, block: Block) -> pa.Table:
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """Yield all galaxies once, in the cache's order, in batches of at most `size`."""
+        for start in range(0, len(self.blocks), BLOCKS_TOGETHER):
+            rows = self.read(self.blocks[start : start + BLOCKS_TOGETHER])
+            for first in range(0, len(rows["galaxy_id"]), size):
+                yield {name: values[first : first + size] for name, values in rows.items()}
+
+    def _read(self, block: Block, names: list[str]) -> pa.Table:
         try:
-            table = _open(self.location, block.path).read_row_group(block.group)
+            table = _open(self.location, block.path).read_row_group(block.group, ["galaxy_id", *names])
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"{self.location.uri}/{block.path} cannot be read: {error}. Delete {self.location.uri}: "
@@ -133,6 +170,10 @@ class TrainingStream(IterableDataset):
         The step to begin with, counted from the start of the training.
     rank, workers : int
         Which worker this is, of how many.
+    weigh : callable, optional
+        Returns of galaxies how likely each is drawn, shape (n,): instead of showing each once, an epoch
+        then draws as many as there are with replacement, among those of the blocks that are shuffled
+        together.
 
     Raises
     ------
@@ -146,12 +187,13 @@ class TrainingStream(IterableDataset):
     first_step: int = 0
     rank: int = 0
     workers: int = 1
+    weigh: Callable[[Batch], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if len(self.galaxies) < self.batch_size:
             raise EmptyInputError(
                 f"{self.galaxies.location.uri} has {len(self.galaxies)} galaxies to train on, fewer than a "
-                f"batch of {self.batch_size}. Lower --batch-size, or ingest more galaxies."
+                f"batch of {self.batch_size}. Lower --batch-size, or give more galaxies."
             )
 
     @cached_property
@@ -170,11 +212,13 @@ class TrainingStream(IterableDataset):
         pending: list[Batch] = []
         left_out = first * self.batch_size
         yielded = first
-        for blocks, order in self._groups(epoch):
+        for group, (blocks, order) in enumerate(self._groups(epoch)):
             if left_out >= len(order):
                 left_out -= len(order)
                 continue
             rows = self.galaxies.read(blocks)
+            if self.weigh:
+                order = _drawn(self.weigh(rows), np.random.default_rng((self.seed, epoch, group)))
             pending.append({name: values[order[left_out:]] for name, values in rows.items()})
             left_out = 0
             joined = {name: np.concatenate([part[name] for part in pending]) for name in rows}
@@ -195,3 +239,35 @@ class TrainingStream(IterableDataset):
         for start in range(0, len(shuffled), BLOCKS_TOGETHER):
             blocks = [self.galaxies.blocks[i] for i in shuffled[start : start + BLOCKS_TOGETHER]]
             yield blocks, random.permutation(sum(block.rows for block in blocks))
+
+
+def _drawn(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw as many rows as there are, with replacement; all alike where none has a weight."""
+    total = weights.sum()
+    return random.choice(len(weights), len(weights), p=weights / total if total else None)
+
+
+@dataclass(frozen=True)
+class MixedStream(IterableDataset):
+    """Batches of several streams joined, step by step: real galaxies first, then synthetic ones.
+
+    Attributes
+    ----------
+    streams : tuple of TrainingStream
+        With the same columns.
+    """
+
+    streams: tuple[TrainingStream, ...]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for parts in zip(*self.streams, strict=True):
+            yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def loader(stream: IterableDataset, processes: int, *, pin_memory: bool = False) -> DataLoader:
+    """Load a stream's batches as tensors, read ahead by a process of its own where `processes` is 1."""
+    apart: dict[str, Any] = {}
+    if processes:
+        # spawn: the object store's client does not survive a fork
+        apart = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCHED_BATCHES}
+    return DataLoader(stream, batch_size=None, num_workers=processes, pin_memory=pin_memory, **apart)

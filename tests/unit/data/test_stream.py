@@ -1,22 +1,30 @@
 """The order of training batches: from the seed and the step alone, whoever reads them."""
 
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from galray.core.cells import to_cells
 from galray.core.errors import EmptyInputError, InputError
 from galray.core.manifest import publish, write_parquet
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location, open_location
-from galray.diffusion import stream
-from galray.diffusion.stream import CACHE_KIND, CachedGalaxies, TrainingStream
+from galray.data import stream
+from galray.data.stream import CACHE_KIND, CachedGalaxies, Column, MixedStream, TrainingStream
 
 ROWS_PER_BLOCK, FILES, ROWS_PER_FILE = 4, 5, 23
 ROWS = FILES * ROWS_PER_FILE
 SHAPE = (2, 2, 3)
+COLUMNS = {
+    "votes": Column((N_ANSWERS,), "float32"),
+    "cached": Column(SHAPE, "uint8"),
+    "is_rare": Column((), "int64"),
+}
 
 
 @pytest.fixture
@@ -28,20 +36,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CachedGalaxies:
         for k in range(FILES):
             ids = np.arange(k * ROWS_PER_FILE, (k + 1) * ROWS_PER_FILE)
             publication.add(write_parquet(location, f"shards/{k}.parquet", table(ids), ROWS_PER_BLOCK))
-        publication.lineage = {"shape": list(SHAPE), "dtype": "uint8", "rows_per_block": ROWS_PER_BLOCK}
+        columns = {name: asdict(column) for name, column in COLUMNS.items()}
+        publication.lineage = {"columns": columns, "rows_per_block": ROWS_PER_BLOCK}
     return CachedGalaxies.open(location)
 
 
 def table(ids: np.ndarray) -> pa.Table:
-    votes = np.repeat(ids[:, None] / ROWS, N_ANSWERS, axis=1).astype(np.float32)
-    cells = [np.full(SHAPE, i, np.uint8).tobytes() for i in ids]
-    return pa.table(
-        {
-            "galaxy_id": ids,
-            "votes": pa.FixedSizeListArray.from_arrays(pa.array(votes.ravel()), N_ANSWERS),
-            "cached": pa.array(cells, pa.binary(int(np.prod(SHAPE)))),
-        }
-    )
+    """Return galaxies whose every number says which one it is; one in 23 is rare."""
+    values = {
+        "votes": np.repeat(ids[:, None] / ROWS, N_ANSWERS, axis=1).astype(np.float32),
+        "cached": np.repeat(ids, 12).reshape(-1, *SHAPE).astype(np.uint8),
+        "is_rare": (ids % ROWS_PER_FILE == 0).astype(np.int64),
+    }
+    return pa.table({"galaxy_id": ids, **{name: to_cells(v) for name, v in values.items()}})
 
 
 def ids_of(stream: TrainingStream, count: int) -> list[list[int]]:
@@ -52,6 +59,7 @@ def test_rows_keep_together(cache: CachedGalaxies) -> None:
     batch = next(iter(TrainingStream(cache, 10)))
     assert batch["cached"].shape == (10, *SHAPE)
     assert batch["votes"].shape == (10, N_ANSWERS)
+    np.testing.assert_array_equal(batch["is_rare"], batch["galaxy_id"] % ROWS_PER_FILE == 0)
     np.testing.assert_array_equal(batch["cached"][:, 0, 0, 0], batch["galaxy_id"])
     np.testing.assert_allclose(batch["votes"][:, 5], batch["galaxy_id"] / ROWS, rtol=1e-6)
 
@@ -67,9 +75,37 @@ def test_an_epoch_shows_no_galaxy_twice(cache: CachedGalaxies, batch_size: int) 
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 8, 15, 16, 17, 40])
-def test_any_step_can_be_gone_to(cache: CachedGalaxies, first_step: int) -> None:
-    whole = ids_of(TrainingStream(cache, 7, seed=3), 50)
-    assert ids_of(TrainingStream(cache, 7, seed=3, first_step=first_step), 10) == whole[first_step:][:10]
+@pytest.mark.parametrize("weigh", [None, lambda rows: 1.0 + rows["is_rare"]])
+def test_any_step_can_be_gone_to(cache: CachedGalaxies, first_step: int, weigh: Any) -> None:
+    whole = ids_of(TrainingStream(cache, 7, seed=3, weigh=weigh), 50)
+    later = TrainingStream(cache, 7, seed=3, first_step=first_step, weigh=weigh)
+    assert ids_of(later, 10) == whole[first_step:][:10]
+
+
+def test_the_rare_are_drawn_as_often_as_they_weigh(
+    cache: CachedGalaxies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BLOCKS_TOGETHER", 100)
+    weighed = TrainingStream(cache, 23, weigh=lambda rows: np.where(rows["is_rare"], 22.0, 1.0))
+    drawn = np.concatenate([batch["is_rare"] for batch in islice(iter(weighed), 200)])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_galaxies_in_order(cache: CachedGalaxies) -> None:
+    batches = list(cache.in_order(10))
+    assert max(len(batch["galaxy_id"]) for batch in batches) == 10
+    assert [i for batch in batches for i in batch["galaxy_id"]] == list(range(ROWS))
+
+
+def test_columns_can_be_left_unread(cache: CachedGalaxies) -> None:
+    assert set(cache.read(cache.blocks, ["is_rare"])) == {"galaxy_id", "is_rare"}
+
+
+def test_streams_are_mixed_step_by_step(cache: CachedGalaxies) -> None:
+    real, painted = TrainingStream(cache, 7, seed=1), TrainingStream(cache, 3, seed=2)
+    mixed = list(islice(iter(MixedStream((real, painted))), 60))
+    assert [batch["galaxy_id"][:7].tolist() for batch in mixed] == ids_of(real, 60)
+    assert [batch["galaxy_id"][7:].tolist() for batch in mixed] == ids_of(painted, 60)
 
 
 def test_what_comes_before_is_not_read(cache: CachedGalaxies, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,206 @@
+"""The classifier's training loop: what one worker of a Ray Train run does.
+
+All that chance decides of a step follows from the seed and the step's number, and is drawn for the whole
+batch, of which a worker takes its share. So a run that was interrupted takes the steps that it would have
+taken.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device, prepare_model
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from galray.classifier import losses, network
+from galray.classifier.augment import resample
+from galray.classifier.backbones import load_pretrained
+from galray.classifier.examples import Examples, with_targets
+from galray.classifier.judging import JUDGED_SPLITS, validation_metrics
+from galray.classifier.network import Classifier
+from galray.classifier.state import TrainingState
+from galray.core.cluster import Progress
+from galray.core.workers import is_first, of_all_workers, rank_of
+from galray.data.stream import Batch, CachedGalaxies, MixedStream, TrainingStream, loader
+
+if TYPE_CHECKING:
+    from galray.classifier.train import ClassifyConfig
+
+PREDICTIONS_FILE = "predictions.parquet"
+MODEL = "model"
+_JUDGED_AT_ONCE = 256
+
+
+def fit_loop(settings: dict[str, Any]) -> None:
+    """Train on one worker of a Ray Train run: `settings` holds the ``config`` and its ``examples``."""
+    config: ClassifyConfig = settings["config"]
+    examples: Examples = settings["examples"]
+    torch.set_num_threads(config.scaling.threads)
+    state = start(config, examples, get_device())
+    latest = ray.train.get_checkpoint()
+    if latest is not None:
+        with latest.as_directory() as folder:
+            state.restore(Path(folder))
+    model = prepare_model(state.model, move_to_device=False)
+    _run_epochs(config, examples, state, model)
+
+
+def start(config: ClassifyConfig, examples: Examples, device: torch.device) -> TrainingState:
+    """Return the state before the first step."""
+    torch.manual_seed(config.seed)
+    model = Classifier(examples.network)
+    if config.pretrained:
+        model.backbone.load_state_dict(load_pretrained(config.pretrained, config.size_px).state_dict())
+    return TrainingState.new(config, model.to(device))
+
+
+def _run_epochs(config: ClassifyConfig, examples: Examples, state: TrainingState, model: nn.Module) -> None:
+    stream = mixed_stream(config, examples, state.step)
+    batches = iter(loader(stream, config.loader_processes, pin_memory=get_device().type == "cuda"))
+    per_epoch = stream.streams[0].steps_per_epoch
+    progress = Progress("classify", config.epochs, "epochs") if is_first() else None
+    if progress:
+        progress.start_at(state.step // per_epoch)
+    for epoch in range(state.step // per_epoch + 1, config.epochs + 1):
+        report = train_epoch(config, examples, state, model, islice(batches, per_epoch))
+        if not math.isfinite(report["loss"]):
+            return  # not raised: it would be tried again, as if a machine had failed
+        if epoch == config.epochs or epoch % config.validate_every == 0:
+            report = {"step": epoch, **report}
+            _judge_and_report(config, examples, state, report, last=epoch == config.epochs)
+        if progress:
+            progress.advance(1, _headline(report))
+
+
+def mixed_stream(config: ClassifyConfig, examples: Examples, first_step: int) -> MixedStream:
+    """Return this worker's share of every batch from a step on: real galaxies, then synthetic ones."""
+    place = (config.seed, first_step, *rank_of())
+    streams = [TrainingStream(examples.real, config.batch_size, *place, weigh=examples.draw)]
+    if examples.synthetic:
+        streams.append(TrainingStream(examples.synthetic, config.synthetic_per_step, *place))
+    return MixedStream(tuple(streams))
+
+
+def train_epoch(
+    config: ClassifyConfig,
+    examples: Examples,
+    state: TrainingState,
+    model: nn.Module,
+    batches: Iterator[dict[str, Tensor]],
+) -> dict[str, float]:
+    """Take an epoch's steps; returns the mean loss over all workers, and images per second."""
+    started_s = time.monotonic()
+    first_step = state.step
+    model.train()
+    steps = config.epochs * (len(examples.real) // config.batch_size)
+    taken = [train_step(config, examples, state, model, batch, steps) for batch in batches]
+    loss = float(of_all_workers(torch.stack(taken)).mean())
+    images = (state.step - first_step) * (config.batch_size + config.synthetic_per_step)
+    return {"loss": loss, "images_per_s": images / (time.monotonic() - started_s)}
+
+
+def train_step(
+    config: ClassifyConfig,
+    examples: Examples,
+    state: TrainingState,
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    steps: int,
+) -> Tensor:
+    """Take one of `steps` steps of AdamW; returns this worker's loss."""
+    device = next(model.parameters()).device
+    torch.manual_seed(seed_of(config, state.step))  # of dropout, where a backbone has any
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.learning_rate_at(state.step, steps)
+    images = batch["image"].to(device)
+    if config.augmentation.varies:
+        images = resample(images, maps_of(config, state.step))
+    targets = with_targets(batch, torch.empty(len(images), 0, dtype=torch.int8))
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+        outputs = model(images)
+    loss = losses.loss(
+        outputs, batch["morphology"].to(device), targets.to(device), examples.balance, config.focal_gamma
+    )
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    clip_grad_norm_(model.parameters(), config.gradient_clip)
+    state.optimizer.step()
+    state.update_average(config.ema_decay)
+    state.step += 1
+    return loss.detach()
+
+
+def seed_of(config: ClassifyConfig, step: int) -> int:
+    """Return the seed of all that chance decides of a step."""
+    return config.seed * 1_000_003 + step
+
+
+def maps_of(config: ClassifyConfig, step: int) -> Tensor:
+    """Draw a step's augmentation for the whole batch; returns this worker's rows, as its batch has them."""
+    generator = torch.Generator().manual_seed(seed_of(config, step))
+    maps = config.augmentation.draw(config.batch_size + config.synthetic_per_step, generator)
+    rank, workers = rank_of()
+    real, synthetic = maps[: config.batch_size], maps[config.batch_size :]
+    return torch.cat([real[rank::workers], synthetic[rank::workers]])
+
+
+def _judge_and_report(
+    config: ClassifyConfig, examples: Examples, state: TrainingState, report: dict[str, float], *, last: bool
+) -> None:
+    """Judge the averaged weights on the first worker; the others wait for it."""
+    if not is_first():
+        ray.train.report(report)
+        return
+    splits = JUDGED_SPLITS if last else ("validation",)
+    published = state.published(examples.balance)
+    predictions = predict_splits(published, config.bfloat16, {s: examples.judged[s] for s in splits})
+    report |= validation_metrics(predictions, published.config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        network.save(published, folder / MODEL)
+        state.save(folder)
+        pq.write_table(predictions, folder / PREDICTIONS_FILE)
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+
+def predict_splits(model: Classifier, bfloat16: bool, judged: Mapping[str, CachedGalaxies]) -> pa.Table:
+    """Score the real galaxies that judge: one row each, with what is true of them."""
+    return pa.concat_tables(
+        _predict_batch(model, bfloat16, split, batch)
+        for split, galaxies in judged.items()
+        for batch in galaxies.in_order(_JUDGED_AT_ONCE)
+    )
+
+
+def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch) -> pa.Table:
+    said = network.predict(model, batch["image"], bfloat16=bfloat16)
+    columns = {
+        "galaxy_id": batch["galaxy_id"],
+        "split": [split] * len(batch["galaxy_id"]),
+        "morphology": batch["morphology"],
+        "morphology_predicted": said.morphology.argmax(axis=1),
+        "morphology_probability": pa.FixedSizeListArray.from_arrays(
+            pa.array(said.morphology.ravel()), said.morphology.shape[1]
+        ),
+    }
+    if model.config.targets:
+        columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
+    return pa.table(columns)
+
+
+def _headline(report: dict[str, float]) -> str:
+    name = next((name for name in ("average_precision", "accuracy") if name in report), None)
+    judged = f", {name.replace('_', ' ')} {report[name]:.3f}" if name else ""
+    return f"loss {report['loss']:.3f}{judged}"

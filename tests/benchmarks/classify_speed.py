@@ -1,0 +1,145 @@
+"""Speed of the classifier's training job, beside a bare PyTorch loop on the same cores.
+
+    python tests/benchmarks/classify_speed.py [galaxies] [epochs] [repeats]
+
+The bare loop has all images in one tensor in memory, and takes steps of the same model, batch size,
+augmentation, precision and optimiser, with as many threads, in a process of its own: no cache, moving
+average, gradient clipping, checkpoint or report. The job is Ray Train's, as `jobs/classify.py` runs it. Of
+both, the steps of the last epoch are timed; what starts Ray, fills the cache and judges the validation
+galaxies is left out, and the whole job's rate given apart. Pixels are noise; the arithmetic does not mind.
+Runs alternate, so that a busy machine slows both. Prints one JSON object on the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+
+from galray.classifier.augment import resample
+from galray.classifier.network import Classifier
+from galray.classifier.targets import MORPHOLOGY
+from galray.classifier.train import PRESETS, ClassifyConfig, fit
+from galray.core.cluster import connect
+from galray.core.manifest import publish, write_parquet
+from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
+from galray.core.storage import open_location
+from galray.data.images import encode_jpeg
+
+CONFIG = PRESETS["classes"].config
+JUDGED = 64  # galaxies in each of the other splits
+
+# Ray's workers are nice by default: on a busy machine the bare loop would get the processor, they not.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def main(galaxies: int = 6400, epochs: int = 2, repeats: int = 3) -> None:
+    with tempfile.TemporaryDirectory(prefix="galray-classify-speed-") as name:
+        config = replace(CONFIG, root=name, epochs=epochs)
+        write_galaxies(config, galaxies)
+        figures = {
+            "hardware": hardware(),
+            "backbone": config.backbone,
+            "size_px": config.size_px,
+            "batch_size": config.batch_size,
+            "bfloat16": config.bfloat16,
+            "galaxies": galaxies,
+            "epochs": epochs,
+            "repeats": repeats,
+            **compare(config, galaxies, repeats),
+        }
+    print(json.dumps(figures))
+
+
+def compare(config: ClassifyConfig, galaxies: int, repeats: int) -> dict[str, float | list[float]]:
+    job, bare, whole = [], [], []
+    with connect(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        for i in range(repeats):
+            started_s = time.perf_counter()
+            result = fit(config, open_location(f"{config.root}/run-{i}"), [])
+            whole.append(config.epochs * galaxies / (time.perf_counter() - started_s))
+            job.append((result.metrics or {})["images_per_s"])
+            bare.append(pool.submit(bare_loop, config, galaxies).result())
+    middle = statistics.median
+    return {
+        "job_images_per_s": round(middle(job), 1),
+        "bare_images_per_s": round(middle(bare), 1),
+        "ratio": round(middle(job) / middle(bare), 3),
+        "ratios": [round(a / b, 3) for a, b in zip(job, bare, strict=True)],
+        "whole_job_images_per_s": round(middle(whole), 1),
+    }
+
+
+def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
+    """Train for the epochs, all in memory; returns the images per second of the last."""
+    torch.set_num_threads(config.scaling.threads)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    size = config.size_px
+    images = torch.randint(256, (galaxies, size, size, 3), dtype=torch.uint8, generator=generator)
+    classes = torch.randint(len(MORPHOLOGY), (galaxies,), generator=generator)
+    model = Classifier(config.network()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
+    rate = 0.0
+    for _ in range(config.epochs):
+        started_s = time.perf_counter()
+        rows = torch.randperm(galaxies, generator=generator).split(config.batch_size)
+        for chosen in rows:
+            batch = resample(images[chosen], config.augmentation.draw(len(chosen), generator))
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                outputs = model(batch)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(outputs.morphology, classes[chosen]).backward()
+            optimizer.step()
+        rate = galaxies / (time.perf_counter() - started_s)
+    return rate
+
+
+def write_galaxies(config: ClassifyConfig, count: int) -> None:
+    """Publish noise with labels, most of it to train on."""
+    random = np.random.default_rng(0)
+    splits = ["train"] * count + ["validation"] * JUDGED + ["test"] * JUDGED
+    size = config.size_px
+    pixels = random.integers(0, 256, (len(splits), size, size, 3), dtype=np.uint8)
+    rows = [
+        {
+            "galaxy_id": i,
+            "survey": "noise",
+            "votes": [float("nan")] * N_ANSWERS,
+            "label": MORPHOLOGY[i % len(MORPHOLOGY)].name,
+            "image": encode_jpeg(image),
+            "height": size,
+            "width": size,
+            "split": split,
+            "source": "mock",
+            "provenance": "{}",
+        }
+        for i, (split, image) in enumerate(zip(splits, pixels, strict=True))
+    ]
+    location = config.location(config.galaxies)
+    with publish(location, "galaxies") as publication:
+        table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)
+        publication.add(write_parquet(location, "shards/part-0.parquet", table))
+
+
+def hardware() -> dict[str, str | int]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return {"processor": processor or platform.processor(), "cores": os.cpu_count() or 1}
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

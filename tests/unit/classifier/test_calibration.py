@@ -1,0 +1,49 @@
+"""Temperatures are found again where they are known, and priors shift by Bayes' rule."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from galray.classifier import metrics
+from galray.classifier.calibration import fit_class_temperature, fit_temperature, shift_class_priors
+
+SHARES = (0.5, 0.3, 0.2)
+
+
+def test_class_priors_by_bayes_rule() -> None:
+    density = np.array([[2.0, 1.0, 0.5], [0.1, 1.0, 3.0]])
+    at = {s: density * s / (density * s).sum(axis=1, keepdims=True) for s in (SHARES, (0.1, 0.1, 0.8))}
+    np.testing.assert_allclose(shift_class_priors(at[SHARES], SHARES, (0.1, 0.1, 0.8)), at[(0.1, 0.1, 0.8)])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_target_s_temperature_is_found(temperature: float) -> None:
+    """Evidence that was blown up by a known factor; the galaxies come at another prevalence."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random(20_000) < 0.1).astype(int)
+    evidence = rng.normal(np.where(truth, 2.0, -2.0), 2.0)  # log likelihood ratios that hold
+    score = expit(temperature * evidence)  # as if half of all were true
+    found = fit_temperature(truth, score, 0.5, 0.1)
+    assert found == pytest.approx(temperature, rel=0.05)
+    after = metrics.shift_prior(score, 0.5, 0.1, found)
+    assert metrics.calibration_error(truth, after) < 0.01
+    if temperature != 1:
+        assert metrics.calibration_error(truth, metrics.shift_prior(score, 0.5, 0.1)) > 0.015
+
+
+def test_the_classes_temperature_is_found() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 1, (20_000, 3))
+    probability = softmax(logits + np.log(SHARES), axis=1)
+    truth = (probability.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    sure = softmax(2.5 * logits + np.log(SHARES), axis=1)
+    found = fit_class_temperature(truth, sure, SHARES, SHARES)
+    assert found == pytest.approx(2.5, rel=0.05)
+    np.testing.assert_allclose(shift_class_priors(sure, SHARES, SHARES, 2.5), probability, atol=1e-4)
+
+
+def test_nothing_known_changes_nothing() -> None:
+    unknown, one = np.array([-1, -1]), np.array([1, -1])
+    assert fit_temperature(unknown, np.array([0.1, 0.9]), 0.5, 0.1) == 1.0
+    assert fit_temperature(one, np.array([0.1, 0.9]), 0.5, 0.1) == 1.0
+    assert fit_class_temperature(unknown, np.full((2, 3), 1 / 3), SHARES, SHARES) == 1.0

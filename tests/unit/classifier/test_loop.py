@@ -1,0 +1,146 @@
+"""One worker's steps: they follow from seed and step, and go on from a checkpoint as if nothing had been."""
+
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from galray.classifier.examples import Examples
+from galray.classifier.loop import maps_of, mixed_stream, predict_splits, start, train_epoch
+from galray.classifier.losses import balance
+from galray.classifier.network import predict
+from galray.classifier.state import TrainingState
+from galray.classifier.train import PRESETS, ClassifyConfig
+from galray.core.manifest import publish, write_parquet
+from galray.core.storage import open_location
+from galray.data.cache import cache_table
+from galray.data.stream import CACHE_KIND, CachedGalaxies, Column, loader
+
+GALAXIES, SIZE_PX = 27, 32
+COLUMNS = {
+    "image": Column((SIZE_PX, SIZE_PX, 3), "uint8"),
+    "morphology": Column((), "int64"),
+    "targets": Column((1,), "int8"),
+}
+CONFIG: ClassifyConfig = replace(
+    PRESETS["debug"].config,
+    synthetic="painted",
+    augmentation_ratio=0.5,
+    batch_size=8,
+    epochs=4,
+    bfloat16=False,
+)
+CPU = torch.device("cpu")
+
+
+def cache(folder: Path, first_id: int) -> CachedGalaxies:
+    """Publish noise as cached galaxies."""
+    random = np.random.default_rng(abs(first_id))
+    batch = {
+        "galaxy_id": np.arange(first_id, first_id + GALAXIES),
+        "image": random.integers(0, 256, (GALAXIES, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
+        "morphology": random.integers(0, 5, GALAXIES),
+        "targets": random.integers(0, 2, (GALAXIES, 1)).astype(np.int8),
+    }
+    location = open_location(str(folder))
+    with publish(location, CACHE_KIND) as publication:
+        table = cache_table(batch).drop_columns(["reason"])
+        publication.add(write_parquet(location, "shards/part-0.parquet", table, 10))
+        columns = {name: asdict(column) for name, column in COLUMNS.items()}
+        publication.lineage = {"columns": columns, "rows_per_block": 10}
+    return CachedGalaxies.open(location)
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Examples:
+    real, painted = cache(tmp_path / "real", 0), cache(tmp_path / "painted", -100)
+    rows = real.read(real.blocks)
+    weights = balance(rows, 5, "pos-weight")
+    network = replace(
+        CONFIG.network(), class_shares=(0.6, 0.1, 0.1, 0.1, 0.1), prevalence=weights.assumed_prevalence
+    )
+    return Examples(network, weights, None, real, painted, {"validation": real, "test": painted})
+
+
+def train_epochs(examples: Examples, state: TrainingState, count: int) -> list[float]:
+    stream = mixed_stream(CONFIG, examples, state.step)
+    batches, per_epoch = iter(loader(stream, 0)), stream.streams[0].steps_per_epoch
+    return [
+        train_epoch(CONFIG, examples, state, state.model, islice(batches, per_epoch))["loss"]
+        for _ in range(count)
+    ]
+
+
+def test_a_restored_run_takes_the_same_steps(examples: Examples, tmp_path: Path) -> None:
+    calm = start(CONFIG, examples, CPU)
+    losses = train_epochs(examples, calm, 4)
+    first = start(CONFIG, examples, CPU)
+    assert train_epochs(examples, first, 2) == losses[:2]
+    first.save(tmp_path)
+    resumed = start(replace(CONFIG, seed=7), examples, CPU)
+    resumed.restore(tmp_path)
+    assert resumed.step == 6
+    assert train_epochs(examples, resumed, 2) == losses[2:]
+    for name in ("model", "average"):
+        pairs = zip(
+            getattr(calm, name).state_dict().values(),
+            getattr(resumed, name).state_dict().values(),
+            strict=True,
+        )
+        assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_every_batch_has_its_share_of_synthetic_galaxies(examples: Examples) -> None:
+    for batch in islice(iter(mixed_stream(CONFIG, examples, 0)), 7):
+        assert (batch["galaxy_id"] >= 0).tolist() == [True] * 8 + [False] * 4
+
+
+def test_workers_share_the_draws_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = maps_of(CONFIG, step=5)
+    assert not torch.equal(whole, maps_of(CONFIG, step=6))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert torch.equal(maps_of(CONFIG, step=5), whole[[1, 3, 5, 7, 9, 11]])
+
+
+def test_the_average_follows_slower_than_the_weights(examples: Examples) -> None:
+    state = start(CONFIG, examples, CPU)
+    before = state.model.morphology_head.weight.detach().clone()
+    train_epochs(examples, state, 1)
+    moved = [(m.morphology_head.weight - before).norm().item() for m in (state.average, state.model)]
+    assert 0 < moved[0] < moved[1]
+    variances = [dict(m.named_buffers()) for m in (state.average, state.model)]
+    name = next(name for name in variances[0] if name.endswith("running_var"))
+    assert not torch.equal(variances[0][name], torch.ones_like(variances[0][name]))
+    assert not torch.equal(variances[0][name], variances[1][name])
+
+
+def test_what_is_published_assumes_the_stated_shares(examples: Examples) -> None:
+    state = start(CONFIG, examples, CPU)
+    published = state.published(examples.balance)
+    images = examples.real.read(examples.real.blocks)["image"]
+    raw, shifted = predict(state.average, images).morphology, predict(published, images).morphology
+    odds = np.array(published.config.class_shares) / np.array(examples.balance.assumed.classes)
+    joint = raw * odds
+    np.testing.assert_allclose(shifted, joint / joint.sum(axis=1, keepdims=True), rtol=1e-4)
+
+
+def test_every_judged_galaxy_is_predicted_once(examples: Examples) -> None:
+    model = start(CONFIG, examples, CPU).average
+    rows = predict_splits(model, False, examples.judged)
+    assert rows["split"].to_pylist() == ["validation"] * GALAXIES + ["test"] * GALAXIES
+    assert rows["galaxy_id"].to_pylist() == [*range(GALAXIES), *range(-100, GALAXIES - 100)]
+    probability = np.array(rows["morphology_probability"].to_pylist())
+    np.testing.assert_array_equal(probability.argmax(axis=1), rows["morphology_predicted"].to_numpy())
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    rates = [CONFIG.learning_rate_at(step, 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(CONFIG.learning_rate / 50)
+    assert max(rates) == pytest.approx(CONFIG.learning_rate, rel=0.01)
+    assert 40 <= rates.index(max(rates)) <= 50
+    assert rates[1000] == pytest.approx(CONFIG.learning_rate / 100)

@@ -42,6 +42,7 @@ from galray.diffusion.train import TrainConfig, train
 from galray.scan.options import PRESETS as SCANS
 from galray.scan.options import ScanConfig
 from galray.scan.scan import scan
+from galray.search.ranking import point_of
 from galray.search.tune import PRESETS as SEARCHES
 from galray.search.tune import SearchConfig, search
 
@@ -56,6 +57,7 @@ _SMALL_SEARCH = replace(
     augmentation_ratios=(0.1,),
     seeds=(0,),
     synthesize=SynthesizeConfig(count=200, num_steps=12),
+    concurrent_trials=1,  # with all threads: three trials are too few to fill two cores one by one
 )
 
 
@@ -136,11 +138,12 @@ def _augmented(config: QuickstartConfig) -> ClassifyConfig:
     """Return the augmented classifier at the best point of the search that has synthetic galaxies."""
     searched = config.step(config.search)
     points = pd.read_csv(io.BytesIO((searched.location(searched.output) / "points.csv").read_bytes()))
-    best = points[points["augmentation_ratio"] > 0].iloc[0]
+    best = point_of(points[points["augmentation_ratio"] > 0].iloc[0])
+    assert best.painting  # it has a ratio
     return config.step(
         config.classify,
-        synthetic=searched.synthesis(best["guidance_scale"]).output,
-        augmentation_ratio=float(best["augmentation_ratio"]),
+        synthetic=searched.synthesis(best.painting).output,
+        augmentation_ratio=best.augmentation_ratio,
     )
 
 
@@ -217,7 +220,7 @@ def _figures(config: QuickstartConfig, arms: dict[str, Arm]) -> dict[str, Figure
 
 def _galaxies_figure(config: QuickstartConfig) -> Figure:
     """Show dust-lane early types that volunteers found above painted ones."""
-    painted = config.search.synthesis(config.search.guidance_scales[0]).output
+    painted = config.search.synthesis(config.search.space.paintings()[0]).output
     rows = {
         "as volunteers found them": _positives(config, config.ingest.output, "galaxies"),
         "as the denoiser paints them": _positives(config, painted, "synthetic"),

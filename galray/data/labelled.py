@@ -96,7 +96,8 @@ def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | 
     Parameters
     ----------
     manifests : mapping
-        URI -> manifest of a whole ancestry; those of models have ``splits`` in their lineage.
+        URI -> manifest of a whole ancestry; those of models have ``splits`` in their lineage, and where they
+        have not known all labels ``labelled``, empty where they have known none.
     labelled : Labelled or None
         What the learner may know; None for all.
     learner : str
@@ -111,7 +112,7 @@ def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | 
         return
     for uri, manifest in manifests.items():
         lineage = manifest.lineage
-        if "splits" not in lineage or lineage.get("labelled") == labelled.uri:
+        if "splits" not in lineage or lineage.get("labelled") in ("", labelled.uri):
             continue
         known = Labelled.read(open_location(lineage["labelled"])) if "labelled" in lineage else None
         if known is None or len(np.setdiff1d(known.galaxy_id, labelled.galaxy_id)):

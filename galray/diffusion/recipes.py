@@ -106,6 +106,13 @@ class Request:
         own = {f.name: getattr(self, f.name) for f in fields(Sampling)}
         return replace(default, **{name: value for name, value in own.items() if value is not None})
 
+    def weighted(self, weight: float) -> Request:
+        """Return this request with a weight for each answer that has none of its own."""
+        if weight == 1:
+            return self
+        answers = {n if ":" in n else f"{n}:{weight:g}": vote for n, vote in self.answers.items()}
+        return replace(self, answers=answers)
+
 
 def _certain(label: str) -> Request:
     """Ask for a class as training shows it: the votes that its label implies."""

@@ -1,4 +1,4 @@
-"""What a training starts from: a new network on pixels or latents, or Stable Diffusion."""
+"""What a training starts from: a new network on pixels or latents, Stable Diffusion, or another denoiser."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 
 from galray.core.config import require
+from galray.core.errors import ConfigError, LineageError
+from galray.core.manifest import Manifest, ancestry, local_folder
+from galray.core.storage import open_location
+from galray.data.labelled import Labelled, refuse_other_labels
 from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
+from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import PretrainedParts, load_autoencoder, load_stable_diffusion
 
 Statistics = tuple[Tensor, Tensor]
+_LEARNT = ("prediction_type", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,9 @@ class Start:
     lora_rank : int
         Rank of the adapters that are trained in the place of the network; 0 trains all of it.
     train_text_encoder : bool
+    start_from : str
+        URI of a published denoiser to go on from, its codec and statistics included; its averaged weights
+        are what was published.
     """
 
     network: DenoiserConfig
@@ -43,8 +52,13 @@ class Start:
     orientations: int = 1
     lora_rank: int = 0
     train_text_encoder: bool = False
+    start_from: str = ""
 
     def __post_init__(self) -> None:
+        require(
+            not (self.start_from and (self.stable_diffusion or self.autoencoder)),
+            "--start-from brings its own network and codec: leave --stable-diffusion and --autoencoder out.",
+        )
         require(
             not (self.stable_diffusion and self.autoencoder),
             "--stable-diffusion brings its own autoencoder: leave --autoencoder out.",
@@ -61,6 +75,8 @@ class Start:
     def codec(self) -> Codec:
         """Return the codec; without statistics of these galaxies where `fits_statistics`."""
         size_px = self.network.size_px
+        if self.start_from:
+            return self._published().codec
         if self.stable_diffusion:
             return self._parts().codec
         if self.autoencoder:
@@ -70,7 +86,7 @@ class Start:
     @property
     def fits_statistics(self) -> bool:
         """Whether the latents' scale is the galaxies' own, or the one that the network was trained with."""
-        return not self.stable_diffusion
+        return not (self.stable_diffusion or self.start_from)
 
     def denoiser(self, seed: int, statistics: Statistics | None) -> Denoiser:
         """Return the untrained denoiser; the same for the same seed.
@@ -82,6 +98,8 @@ class Start:
             Mean and deviation of the codec's latents, as `Codec.fit_statistics` took them.
         """
         torch.manual_seed(seed)
+        if self.start_from:
+            return self._published()
         if self.stable_diffusion:
             return Denoiser(*self._parts(), self.objective.scheduler())
         codec = self.codec()
@@ -89,6 +107,30 @@ class Start:
             codec.mean.copy_(statistics[0])
             codec.std.copy_(statistics[1])
         return build_denoiser(self.network, codec, self.objective)
+
+    def _published(self) -> Denoiser:
+        """Open the denoiser to go on from.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        ConfigError
+            It was trained for other images, or to predict something else.
+        """
+        with local_folder(open_location(self.start_from), "denoiser") as folder:
+            denoiser = GalaxyPipeline.from_pretrained(folder).denoiser.train()
+        size_px, wanted = denoiser.codec.size_px, self.objective.scheduler().config
+        if size_px != self.network.size_px:
+            raise ConfigError(
+                f"--start-from {self.start_from} is of {size_px} px: give --denoiser.size-px {size_px}."
+            )
+        if any(denoiser.scheduler.config.get(name) != wanted.get(name) for name in _LEARNT):
+            raise ConfigError(
+                f"--start-from {self.start_from} was trained with another objective "
+                f"({denoiser.scheduler.config['prediction_type']}): give --objective as it was then."
+            )
+        return denoiser
 
     def _parts(self) -> PretrainedParts:
         return load_stable_diffusion(
@@ -98,3 +140,29 @@ class Start:
             lora_rank=self.lora_rank,
             train_text_encoder=self.train_text_encoder,
         )
+
+
+def check_start(uri: str, labelled: Labelled | None) -> dict[str, str]:
+    """Return the fingerprint of a denoiser to go on from, having made sure that it saw no galaxy that judges.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    LineageError
+        It, or what it came from, has seen galaxies that judge, or known labels that `labelled` hides; or its
+        history cannot be vouched for.
+    """
+    if not uri:
+        return {}
+    place = open_location(uri)
+    history = ancestry(place)
+    for seen_by, manifest in history.items():
+        seen = set(manifest.lineage.get("splits", ())) - {"train"}
+        if seen:
+            raise LineageError(
+                f"{seen_by} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, and --start-from "
+                "would carry them on. Start from a denoiser of the training split."
+            )
+    refuse_other_labels(history, labelled, "this denoiser")
+    return {place.uri: Manifest.read(place, "denoiser").fingerprint}

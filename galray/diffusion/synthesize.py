@@ -46,6 +46,8 @@ class SynthesizeConfig(Sampling, JobConfig):
     """The label of what --answers paints."""
     galaxies: str = "{root}/galaxies"
     """Published galaxies, for requests with votes_of: their training split is asked for more like it."""
+    condition_weight: float = 1.0
+    """Weight of every answer asked for that has none of its own; above 1 strengthens it."""
     count: int = 1000
     """Galaxies of all requests together that have no count of their own."""
     batch_size: int = 50
@@ -61,6 +63,7 @@ class SynthesizeConfig(Sampling, JobConfig):
         require(self.count >= 1, f"--count is {self.count}; give at least 1.")
         require(self.batch_size >= 1, f"--batch-size is {self.batch_size}; give at least 1.")
         require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more.")
+        require(self.condition_weight > 0, "--condition-weight must be above 0; 1 asks as votes say.")
         if "{root}" not in self.recipe:  # else the root may still change
             self.requests()
 
@@ -93,7 +96,8 @@ class SynthesizeConfig(Sampling, JobConfig):
     def plan(self) -> Plan:
         """Return every galaxy that is asked for."""
         sampling = Sampling(**{f.name: getattr(self, f.name) for f in fields(Sampling)})
-        return Plan.of(self.requests(), self.count, sampling, self.seed)
+        requests = [request.weighted(self.condition_weight) for request in self.requests()]
+        return Plan.of(requests, self.count, sampling, self.seed)
 
 
 def synthesize(config: SynthesizeConfig) -> Manifest:

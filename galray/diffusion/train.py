@@ -32,7 +32,7 @@ from galray.diffusion.memory import training_memory
 from galray.diffusion.objective import PAPER, Diffusion, FlowMatching
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
-from galray.diffusion.start import Start, Statistics
+from galray.diffusion.start import Start, Statistics, check_start
 from galray.diffusion.state import read_state, restore_trained
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
@@ -54,6 +54,8 @@ class TrainConfig(JobConfig):
     """Shape of a new network; its size_px is that of the images in any case."""
     objective: tyro.conf.AvoidSubcommands[FlowMatching | Diffusion] = field(default_factory=FlowMatching)
     """What is learnt: the preset chooses between flow matching and diffusion in steps."""
+    start_from: str = ""
+    """Go on from this published denoiser, such as one that saw no votes; none begins a new network."""
     stable_diffusion: str = ""
     """Fine-tune this Stable Diffusion, a local folder or hub id, instead of training a new network."""
     autoencoder: str = ""
@@ -130,6 +132,7 @@ class TrainConfig(JobConfig):
             self.orientations,
             self.lora_rank,
             self.train_text_encoder,
+            self.location(self.start_from).uri if self.start_from else "",
         )
 
     def untrained(self, statistics: Statistics | None) -> Denoiser:
@@ -171,6 +174,7 @@ def train(config: TrainConfig) -> Manifest:
     labelled = Labelled.read(config.location(config.labelled)) if config.labelled else None
     if labelled:
         parents[labelled.uri] = labelled.fingerprint
+    parents |= check_start(config.start.start_from, labelled)
     with (
         track("train", config) as run,
         publish(output, "denoiser", config.resolved(), parents) as publication,
@@ -194,6 +198,8 @@ def train(config: TrainConfig) -> Manifest:
             publication.add_folder(Path(folder))
         publication.counts["steps"] = config.steps
         publication.lineage = trained_on(parents, labelled)
+        if config.p_all == 1:  # it has seen images alone
+            publication.lineage["labelled"] = ""
         run.figure(paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12), "samples.png")
     (output / CHECKPOINTS).delete()
     say(f"train: {config.steps} steps -> {output.uri}")

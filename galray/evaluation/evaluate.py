@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from galray.classifier.metrics import classification
 from galray.core.cluster import say
@@ -32,7 +30,6 @@ from galray.evaluation.report import FIGURES, Picture, Report
 from galray.evaluation.sample import THUMBNAIL_PX, Sample
 from galray.evaluation.sections import BRIGHTNESS_GOALS, sections, verdicts
 
-_DPI = 160
 _KINDS = ("synthetic", "held-out real")
 _UNITS = {"features": "features", "pixels": "pixels (r.m.s.)"}
 
@@ -174,13 +171,7 @@ def draw(
             "distance. Training galaxies may stand in another orientation.",
         ),
     }
-    return {name: Picture(f"{name}.png", _png(figure), caption) for name, (figure, caption) in drawn.items()}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+    return {name: Picture.of(f"{name}.png", figure, caption) for name, (figure, caption) in drawn.items()}
 
 
 def _chosen_images(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 FIGURES = "figures"
+_DPI = 160
 
 _TEMPLATES = Environment(
     loader=PackageLoader("galray", "evaluation"),
@@ -27,6 +30,13 @@ class Picture:
     name: str
     png: bytes
     caption: str
+
+    @classmethod
+    def of(cls, name: str, figure: Figure, caption: str) -> Picture:
+        """Draw a figure."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_DPI)
+        return cls(name, buffer.getvalue(), caption)
 
     @property
     def data_uri(self) -> str:

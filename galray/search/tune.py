@@ -1,243 +1,233 @@
-"""Search guidance scale x augmentation ratio against completeness and purity, on Ray Tune."""
+"""Search how to paint galaxies, and how many to learn from, for what finds rare ones best, on Ray Tune."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-from matplotlib.figure import Figure
+import pyarrow.parquet as pq
+import ray
 from ray import tune
-from ray.tune import ResultGrid, Tuner
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune import Tuner
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from galray.classifier.train import PRESETS as CLASSIFIERS
-from galray.classifier.train import ClassifyConfig, check_lineage, fit
+from galray.classifier import network
+from galray.classifier.examples import Examples
+from galray.classifier.judging import judge
+from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.train import CHECKPOINTS, check_lineage
 from galray.core.cluster import say
-from galray.core.config import JobConfig, Preset, require
-from galray.core.errors import TrainingError
-from galray.core.manifest import Manifest, publish, standing, write_parquet
+from galray.core.errors import PublishError, TrainingError
+from galray.core.manifest import Manifest, Publication, local_folder, publish, standing, write_parquet
 from galray.core.storage import Location
-from galray.core.tracking import ReportToRun, Run, track
-from galray.diffusion.synthesize import PRESETS as SYNTHESES
-from galray.diffusion.synthesize import SynthesizeConfig, synthesize
+from galray.core.tracking import Run, track
+from galray.diffusion.synthesize import synthesize
+from galray.search.config import OF_CLASSES, OF_TARGET, PRESETS, SearchConfig
+from galray.search.figures import heat_map, pareto_front
+from galray.search.ranking import over_seeds, point_of, rank, why
+from galray.search.records import TrialRecord, begun, trial_rows
+from galray.search.space import REAL_ONLY, Point
+from galray.search.suggest import PointSearch
+from galray.search.trial import FOLLOWED, EndTrials, try_point
 
-TRIALS = "tune"
-OBJECTIVE = "average_precision"
+__all__ = ["PRESETS", "SearchConfig", "search"]
+
+PLAN = "plan.json"
+TUNE = "tune"  # what Ray Tune writes for itself, deleted at the end
 # A trial waits for its classifier's workers: it must not hold a core that they need.
 _WAITS: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
-_FIGURES = (OBJECTIVE, "completeness", "purity", "f1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig(JobConfig):
-    """Which points to try, and how each is tried."""
-
-    guidance_scales: tuple[float, ...] = (1.0, 2.0, 4.0)
-    augmentation_ratios: tuple[float, ...] = (0.05, 0.2)
-    """Synthetic galaxies for each real one. The search always tries none as well."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each point is tried once with each seed."""
-    synthesize: SynthesizeConfig = field(default_factory=SynthesizeConfig)
-    classify: ClassifyConfig = field(default_factory=lambda: CLASSIFIERS["laptop"].config)
-    output: str = "{root}/search"
-    concurrent_trials: int = 1
-    """Trials at a time; each holds the workers of its classifier's scaling."""
-    grace_epochs: int = 4
-    """Epochs before a trial can be stopped for falling behind."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.guidance_scales), "--guidance-scales is empty; give at least one.")
-        require(min(self.augmentation_ratios, default=0) > 0, "--augmentation-ratios must all be above 0.")
-        require(len(set(self.seeds)) == len(self.seeds) > 0, "--seeds must be given, each once.")
-        require(self.concurrent_trials >= 1, "--concurrent-trials must be at least 1.")
-
-    def points(self) -> list[dict[str, float]]:
-        """Return the points of the search: no synthetic galaxies first, then every combination."""
-        return [{"guidance_scale": 0.0, "augmentation_ratio": 0.0}] + [
-            {"guidance_scale": guidance, "augmentation_ratio": ratio}
-            for guidance in self.guidance_scales
-            for ratio in self.augmentation_ratios
-        ]
-
-    def synthesis(self, guidance_scale: float) -> SynthesizeConfig:
-        """Return how the set of one guidance scale is painted; trials share it."""
-        return replace(
-            self.synthesize,
-            root=self.root,
-            resume=True,
-            guidance_scale=guidance_scale,
-            output=f"{self.output}-synthetic-{guidance_scale:g}",
-        )
-
-    def classification(self, guidance_scale: float, augmentation_ratio: float, seed: int) -> ClassifyConfig:
-        """Return how the classifier of one trial is trained."""
-        synthetic = self.synthesis(guidance_scale).output if augmentation_ratio else ""
-        return replace(
-            self.classify,
-            root=self.root,
-            synthetic=synthetic,
-            augmentation_ratio=augmentation_ratio,
-            seed=seed,
-        )
 
 
 def search(config: SearchConfig) -> Manifest:
     """Find how strongly to guide the denoiser, and how many of its galaxies to learn from.
 
-    Judged on validation galaxies alone: test galaxies stay unseen until the point is chosen.
+    Points are ranked on validation galaxies alone. The chosen one, and real galaxies alone beside it, are
+    then judged once on test galaxies, by the classifiers of their trials.
     """
     output = config.location(config.output)
     done = standing(output, "search", config.resume)
     if done:
         say(f"tune: {output.uri} stands")
         return done
-    for guidance_scale in config.guidance_scales:
-        synthesize(config.synthesis(guidance_scale))
-    parents: dict[str, str] = {}
-    for point in config.points():
-        parents |= check_lineage(config.classification(**point, seed=config.seeds[0]))
+    # Before any trial: all cores paint, none waits for another's galaxies, and no set is painted twice.
+    for painting in config.space.paintings():
+        synthesize(config.synthesis(painting))
+    examples = [config.classification(point, config.seeds[0]) for point in config.space.one_of_each_set()]
+    parents = {uri: known for one in examples for uri, known in check_lineage(one).items()}
     with track("tune", config) as run, publish(output, "search", config.resolved(), parents) as publication:
-        trials = trial_table(_run_trials(config, output, run))
-        points = summarise(trials)
-        best = points.iloc[0].to_dict()
-        publication.add(write_parquet(output, "trials.parquet", pa.Table.from_pandas(trials)))
-        publication.write("points.csv", points.to_csv(index=False))
-        publication.write("best.json", json.dumps(best, indent=1))
-        publication.counts |= {"trials": len(trials), "points": len(points)}
-        run.figure(heat_map(points), "guidance_x_ratio.png")
-        run.text(points.to_csv(index=False), "points.csv")
-        run.metrics({f"best.{name}": value for name, value in best.items()})
-    say(
-        f"tune: {len(trials)} trials; best average precision {best[OBJECTIVE]:.3f} at guidance "
-        f"{best['guidance_scale']:g}, {best['augmentation_ratio']:g} synthetic galaxies for each real one"
-    )
+        check_plan(config, output)
+        for one in examples:  # trials beside each other must find their galaxies decoded
+            Examples.of(one)
+        run_trials(config, output, run)
+        trials = trial_table(config, output)
+        points = rank(trials, config.objectives, len(config.seeds))
+        best = conclude(config, output, trials, points)
+        _publish(publication, run, config, trials, points, best)
+    for record in begun(output):
+        for seed in config.seeds:
+            (record.seed(seed) / CHECKPOINTS).delete()
+    (output / TUNE).delete()
+    say(f"tune: {len(points)} points; {best['why'].splitlines()[0]}")
     return Manifest.read(output)
 
 
-def _run_trials(config: SearchConfig, output: Location, run: Run) -> ResultGrid:
-    trainable = tune.with_resources(
-        tune.with_parameters(_trial, config=config, storage=output / "trials", run=run), _WAITS
-    )
-    path = output / TRIALS
-    if config.resume and Tuner.can_restore(path.path, storage_filesystem=path.filesystem):
-        tuner = Tuner.restore(
-            path.path, trainable=trainable, resume_errored=True, storage_filesystem=path.filesystem
+def check_plan(config: SearchConfig, output: Location) -> None:
+    """Refuse to go on with trials that were begun with other options.
+
+    Raises
+    ------
+    PublishError
+    """
+    plan = json.dumps({"plan": config.plan()}).encode()
+    if not (output / PLAN).create(plan) and (output / PLAN).read_bytes() != plan:
+        raise PublishError(
+            f"{output.uri} holds trials that were begun with other options. Go on with those, give another "
+            "--output, or delete the folder to start over."
         )
-    else:
-        tuner = Tuner(
-            trainable,
-            param_space={
-                "point": tune.grid_search(config.points()),
-                "seed": tune.grid_search(list(config.seeds)),
-            },
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=config.concurrent_trials,
-                scheduler=AsyncHyperBandScheduler(
-                    time_attr="step",
-                    metric=OBJECTIVE,
-                    mode="max",
-                    max_t=config.classify.epochs,
-                    grace_period=min(config.grace_epochs, config.classify.epochs),
-                ),
-            ),
-            run_config=tune.RunConfig(
-                name=TRIALS,
-                storage_path=output.path,
-                storage_filesystem=output.filesystem,
-                verbose=0,
-            ),
-        )
-    return tuner.fit()
 
 
-def _trial(params: dict[str, Any], config: SearchConfig, storage: Location, run: Run) -> None:
-    """Train the classifier of one point and seed; Ray Tune follows its epochs."""
-    point, seed = params["point"], params["seed"]
-    name = f"guidance {point['guidance_scale']:g}, ratio {point['augmentation_ratio']:g}, seed {seed}"
-    trial_id = tune.get_context().get_trial_id()
-    child = run.child(name, {"galray.trial": str(trial_id)})
-    child.params({**point, "seed": seed})
-    fit(
-        config.classification(**point, seed=seed),
-        storage / str(trial_id),
-        [TuneReportCallback(), ReportToRun(child)],
-    )
-    child.end()
-
-
-def trial_table(results: ResultGrid) -> pd.DataFrame:
-    """Return one row for each trial: its point, seed and last validation figures.
+def run_trials(config: SearchConfig, output: Location, run: Run) -> None:
+    """Try the points that are not tried yet; those that are tell Ray Tune what they told before.
 
     Raises
     ------
     TrainingError
-        A trial was interrupted before its first epoch: Ray Tune returns at the first Ctrl-C.
+        Interrupted: Ray Tune returns at the first Ctrl-C.
     """
-    rows = []
-    for result in results:
-        if result.error:
-            raise RuntimeError(f"A trial failed: {result.error}. Mend its cause, then go on with --resume.")
-        metrics = result.metrics or {}
-        if not result.config or OBJECTIVE not in metrics:
-            raise TrainingError("The search was interrupted: not every trial has run. Go on with --resume.")
-        figures = {name: metrics[name] for name in _FIGURES}
-        epochs = metrics["step"]
-        rows.append({**result.config["point"], "seed": result.config["seed"], "epochs": epochs, **figures})
+    (output / TUNE).delete()  # an interrupted run's; see galray.search.records
+    trainable = tune.with_resources(
+        tune.with_parameters(try_point, config=config, search=output, run=run), _WAITS
+    )
+    optuna = config.strategy == "optuna"
+    known = [record.point for record in begun(output)]
+    tuner = Tuner(
+        trainable,
+        param_space={} if optuna else {"point": tune.grid_search([asdict(p) for p in config.space.points()])},
+        tune_config=tune.TuneConfig(
+            search_alg=PointSearch(config.space, known, config.objectives, config.seeds[0])
+            if optuna
+            else None,
+            num_samples=config.budget if optuna else 1,
+            max_concurrent_trials=config.concurrent_trials or concurrent_trials(config),
+            scheduler=halving(config),
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=output.path,
+            storage_filesystem=output.filesystem,
+            callbacks=[EndTrials(output, run, (*OF_TARGET, *OF_CLASSES))],
+            verbose=0,
+        ),
+    )
+    failed = [result.error for result in tuner.fit() if result.error]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} trial(s) failed: {failed[0]}. Mend the cause, then go on with --resume."
+        ) from failed[0]
+    ended = sum(record.ended for record in begun(output))
+    if ended < config.points:
+        raise TrainingError(
+            f"The search was interrupted: {ended} of {config.points} points have been tried. "
+            "Go on with --resume."
+        )
+
+
+def halving(config: SearchConfig) -> AsyncHyperBandScheduler:
+    """Return the scheduler (ASHA, Li et al. 2020, arXiv:1810.05934); it counts epochs over all seeds."""
+    epochs = config.classify.epochs * len(config.seeds)
+    return AsyncHyperBandScheduler(
+        time_attr=FOLLOWED,
+        metric=config.followed,
+        mode="max",
+        max_t=epochs + 1,  # the last report ends a trial by itself
+        grace_period=min(config.grace_epochs, epochs),
+        reduction_factor=2,
+    )
+
+
+def concurrent_trials(config: SearchConfig) -> int:
+    """Return how many trials' workers the cluster holds at once."""
+    scaling, there = config.classify.scaling, ray.cluster_resources()
+    needed = {"CPU": scaling.workers * scaling.cpus_per_worker, "GPU": scaling.workers * scaling.use_gpu}
+    fitting = [int(there.get(name, 0) // count) for name, count in needed.items() if count]
+    return max(1, min(fitting))
+
+
+def trial_table(config: SearchConfig, output: Location) -> pd.DataFrame:
+    """Return one row for each point and seed: its last validation figures, and whether it is through."""
+    rows = [row for record in begun(output) for row in trial_rows(record, config.seeds)]
     return pd.DataFrame(rows)
 
 
-def summarise(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each point, best first: means over seeds, and the objective's standard error."""
-    grouped: Any = trials.groupby(["guidance_scale", "augmentation_ratio"])
-    points = grouped[list(_FIGURES)].mean()
-    points[f"{OBJECTIVE}_standard_error"] = grouped[OBJECTIVE].sem()
-    points["seeds"] = grouped.size()
-    return points.sort_values(OBJECTIVE, ascending=False, kind="stable").reset_index()
+def conclude(
+    config: SearchConfig, output: Location, trials: pd.DataFrame, points: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the chosen point, why it was chosen, and what it is worth on test galaxies."""
+    chosen = point_of(points.iloc[0])
+    judged = {"chosen": chosen, "real_only": REAL_ONLY}
+    return {
+        "point": asdict(chosen),
+        "why": why(points, trials, config.objectives),
+        "test": {name: judge_on_test(config, output, point) for name, point in judged.items()},
+    }
 
 
-def heat_map(points: pd.DataFrame) -> Figure:
-    """Draw the mean objective of every point, with its standard error where there are several seeds."""
-    augmented: Any = points[points["augmentation_ratio"] > 0]
-    grid = augmented.pivot(index="guidance_scale", columns="augmentation_ratio", values=OBJECTIVE)
-    errors = augmented.pivot(
-        index="guidance_scale", columns="augmentation_ratio", values=f"{OBJECTIVE}_standard_error"
-    )
-    figure = Figure(figsize=(3.0 + 1.2 * grid.shape[1], 2.0 + 0.7 * grid.shape[0]), layout="constrained")
-    ax = figure.subplots()
-    ax.imshow(grid, cmap="cividis", aspect="auto", origin="lower", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(grid.to_numpy()):
-        error = errors.to_numpy()[row, column]
-        text = f"{value:.3f}" if np.isnan(error) else f"{value:.3f}\n± {error:.3f}"
-        colour = "black" if value > 0.6 else "white"
-        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    _label_axes(ax, grid.columns.tolist(), grid.index.tolist())
-    real_only = points.loc[points["augmentation_ratio"] == 0, OBJECTIVE]
-    ax.set_title(f"validation average precision\nreal only: {real_only.mean():.3f}", fontsize=9)
-    return figure
+def judge_on_test(config: SearchConfig, output: Location, point: Point) -> dict[str, Any]:
+    """Judge a point's classifiers on test galaxies: each figure's mean over seeds, and each seed's report.
+
+    Thresholds are those of validation galaxies.
+    """
+    reports = {seed: _test_report(TrialRecord.of(output, point).seed(seed)) for seed in config.seeds}
+    figures = pd.DataFrame([_figures(report) for report in reports.values()])
+    means = {str(name): over_seeds(figures[name].to_numpy()).as_dict() for name in figures}
+    return {**means, "seeds": reports}
 
 
-def _label_axes(ax: Any, ratios: Sequence[float], guidances: Sequence[float]) -> None:
-    ax.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
-    ax.set_yticks(range(len(guidances)), [f"{guidance:g}" for guidance in guidances])
-    ax.set(xlabel="synthetic for each real galaxy", ylabel="guidance scale")
+def _test_report(trial: Location) -> dict[str, Any]:
+    with local_folder(trial, "trial") as folder:
+        predictions = pq.read_table(io.BytesIO((trial / PREDICTIONS_FILE).read_bytes()))
+        return judge(predictions, network.load(folder).config)[1]["test"]
 
 
-PRESETS = {
-    "laptop": Preset("guidance x ratio with three seeds: an hour on two cores", SearchConfig()),
-    "debug": Preset(
-        "two points, one seed, seconds each",
-        SearchConfig(
-            guidance_scales=(2.0,),
-            augmentation_ratios=(0.25,),
-            seeds=(0,),
-            synthesize=SYNTHESES["debug"].config,
-            classify=CLASSIFIERS["debug"].config,
-        ),
-    ),
-}
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    figures = {name: report["morphology"][name] for name in OF_CLASSES}
+    if "average_precision" in report:
+        figures |= {name: report[name] for name in OF_TARGET[1:]}
+        figures |= {OF_TARGET[0]: report[OF_TARGET[0]]["value"]}
+    return figures
+
+
+def _publish(
+    publication: Publication,
+    run: Run,
+    config: SearchConfig,
+    trials: pd.DataFrame,
+    points: pd.DataFrame,
+    best: dict[str, Any],
+) -> None:
+    publication.add(write_parquet(publication.location, "trials.parquet", pa.Table.from_pandas(trials)))
+    publication.counts |= {"trials": len(trials), "points": len(points)}
+    publication.lineage = {"judged_on": ["validation", "test"]}
+    figures = {"guidance_x_ratio.png": heat_map(points, config.followed)}
+    if config.classify.target:
+        figures["completeness_purity.png"] = pareto_front(points)
+    for name, figure in figures.items():
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=140)
+        publication.write(name, image.getvalue())
+        run.figure(figure, name)
+    texts = {
+        "points.csv": points.to_csv(index=False),
+        "why.txt": best["why"],
+        "best.json": json.dumps(best, indent=1),
+    }
+    for name, text in texts.items():
+        publication.write(name, text)
+        run.text(text, name)
+    means = {name: value["value"] for name, value in best["test"]["chosen"].items() if name != "seeds"}
+    run.metrics({f"test.{name}": value for name, value in means.items()})
+    run.metrics({f"best.{name}": value for name, value in best["point"].items()})

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +26,11 @@ from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location, open_location
 from galray.data.images import encode_jpeg
 from galray.diffusion.train import CHECKPOINTS, PRESETS, train
-from tests.integration.services import REPOSITORY
+from tests.integration.processes import JobProcess
 
 GALAXIES, SIZE_PX = 90, 32
 KILLS = int(os.environ.get("GALRAY_TEST_KILLS", "2"))  # in turn of the worker, and of the machine
 STEPS = {"steps": 30 * KILLS, "batch_size": 15, "log_every": 5, "checkpoint_every": 10, "bfloat16": False}
-_PATIENCE_S = 120.0
 pytestmark = [  # of Ray's own, which runs in this process too
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -99,46 +95,26 @@ def kill_workers(above: psutil.Process | None) -> None:
     workers[0].kill()
 
 
-class Training:
+class Training(JobProcess):
     """A training job in a process of its own, to be killed."""
 
     def __init__(self, root: Path, log: Path) -> None:
         options = [word for name, value in STEPS.items() for word in option(name, value)]
-        command = [sys.executable, "jobs/train.py", "debug", "--root", str(root), *options, "--resume"]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
+        super().__init__("train", "debug", "--root", str(root), *options, "--resume", log=log)
         self._checkpoints = root / "denoiser" / CHECKPOINTS
 
     def wait_for_checkpoint_after(self, time_s: float) -> None:
         """Wait until a checkpoint has been kept later than this, in seconds since 1970."""
-        self._wait(lambda: max(self.kept(), default=0.0) > time_s)
+        self.wait_for(lambda: max(self.kept(), default=0.0) > time_s)
 
     def kept(self) -> list[float]:
         """Return when each checkpoint that stands was kept."""
         folders = self._checkpoints.glob("checkpoint_*/state.pt")
         return [folder.stat().st_mtime for folder in folders]
 
-    def _wait(self, done: Callable[[], object]) -> None:
-        until_s = time.monotonic() + _PATIENCE_S
-        while not done():
-            assert self._process.poll() is None, "the job ended before it could be killed"
-            assert time.monotonic() < until_s, "no checkpoint came"
-            time.sleep(0.05)
-
     def kill_worker(self) -> None:
         """Kill the process that trains, and nothing else."""
-        kill_workers(psutil.Process(self._process.pid))
-
-    def kill_all(self) -> None:
-        """Kill the driver and its Ray, as when a machine is lost."""
-        children = psutil.Process(self._process.pid).children(recursive=True)
-        os.kill(self._process.pid, signal.SIGKILL)
-        for child in children:
-            child.kill()
-        self._process.wait()
-
-    def end(self) -> int:
-        return self._process.wait(timeout=_PATIENCE_S)
+        kill_workers(psutil.Process(self.process.pid))
 
 
 def run_of(root: Path) -> Path:

@@ -1,0 +1,266 @@
+"""The augmentation study, cell by cell: what each method learns from in each setting, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from galray.classifier.train import PRESETS as CLASSIFIERS
+from galray.classifier.train import ClassifyConfig
+from galray.core.config import JobConfig, Preset, require
+from galray.core.errors import nearest
+from galray.diffusion.synthesize import PRESETS as SYNTHESES
+from galray.diffusion.synthesize import SynthesizeConfig
+from galray.diffusion.train import PRESETS as DENOISERS
+from galray.diffusion.train import TrainConfig
+from galray.search.settings import Setting, class_names, emphasis
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to learn from few labels.
+
+    Attributes
+    ----------
+    title : str
+    options : mapping
+        Of the classifier's job, where they differ from the study's.
+    augmented : bool
+        Learns from synthetic galaxies too; the others are the baselines.
+    taught : bool
+        Learns from what the method of real galaxies alone makes of the unlabelled ones.
+    """
+
+    title: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    augmented: bool = False
+    taught: bool = False
+
+
+REAL_ONLY = "real-only"
+_JUDGEMENTS = 8  # of a classifier on its way
+METHODS: dict[str, Method] = {
+    REAL_ONLY: Method("real galaxies, classical augmentation"),
+    "class-balanced": Method("class-balanced sampling", {"balance": "class-balanced"}),
+    "focal": Method("focal loss", {"loss": "focal"}),
+    "logit-adjustment": Method("logit adjustment", {"balance": "logit-adjustment"}),
+    "self-training": Method("self-training on unlabelled galaxies", taught=True),
+    "augmented": Method("synthetic galaxies", augmented=True),
+    "augmented-logit-adjustment": Method(
+        "synthetic galaxies, logit adjustment", {"balance": "logit-adjustment"}, augmented=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels that one setting may use with one seed.
+
+    Attributes
+    ----------
+    setting : Setting
+    seed : int
+    uri : str
+        Of the list of galaxies; empty where all labels may be used.
+    counts : dict of str to int
+        Labelled training galaxies by class.
+    training : int
+        Training galaxies, labelled or not.
+    """
+
+    setting: Setting
+    seed: int
+    uri: str
+    counts: dict[str, int]
+    training: int
+
+    @property
+    def labelled(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def option(self) -> dict[str, str]:
+        """The option by which the other jobs are told."""
+        return {"labelled": self.uri} if self.uri else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(JobConfig):
+    """Which settings, methods and seeds to compare, and how each step is done."""
+
+    settings: tuple[str, ...] = ("10", "30", "100", "300", "all")
+    """Labels of each class: a number, all, or class:number to cut that class alone."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each decides which labels may be used, and all that is drawn by chance."""
+    galaxies: str = "{root}/galaxies"
+    output: str = "{root}/study"
+    pretrain: TrainConfig = field(default_factory=lambda: replace(DENOISERS["laptop"].config, steps=2500))
+    """The denoiser that all others go on from: of all training images, and no vote or label of any."""
+    finetune: TrainConfig = field(default_factory=lambda: replace(DENOISERS["laptop"].config, steps=600))
+    """The denoiser of one setting and seed, which learns the labels that they may use."""
+    labelled_share: float = 0.5
+    """Share of the galaxies shown in fine-tuning that have labels, evenly over the classes."""
+    synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
+    classify: ClassifyConfig = field(
+        default_factory=lambda: replace(CLASSIFIERS["classes"].config, augmentation_ratio=0.5)
+    )
+    galaxies_shown: int = 150_000
+    """Real galaxies that each classifier is shown in all its epochs, whatever the setting and method."""
+    least_purity: float = 0.5
+    """Of a rare target: how many are found is counted at this purity."""
+
+    def __post_init__(self) -> None:
+        names = class_names(self.classify.target)
+        for setting in self.all_settings:
+            setting.check_classes(names)
+        for name in self.methods:
+            require(
+                name in METHODS,
+                f"--methods: none is named {name!r}{nearest(name, METHODS)}. Use {', '.join(METHODS)}.",
+            )
+        require(
+            REAL_ONLY in self.methods, f"--methods must have {REAL_ONLY}: it teaches, and all are compared."
+        )
+        for option in ("settings", "methods", "seeds"):
+            values = getattr(self, option)
+            require(len(set(values)) == len(values) > 0, f"--{option} must be given, each once.")
+        require(0 < self.labelled_share < 1, "--labelled-share must lie between 0 and 1, both excluded.")
+        require(self.galaxies_shown >= 1, "--galaxies-shown must be at least 1.")
+
+    @property
+    def all_settings(self) -> list[Setting]:
+        return [Setting.parse(text) for text in self.settings]
+
+    def place(self, labels: Labels) -> str:
+        """Return where all of one setting and seed stands."""
+        return f"{self.output}/{labels.setting.key}/seed-{labels.seed}"
+
+    def list_place(self, setting: Setting, seed: int) -> str:
+        """Return where the list of the labels that may be used is published."""
+        return f"{self.output}/{setting.key}/seed-{seed}/labelled"
+
+    def pretraining(self) -> TrainConfig:
+        """Return how the shared denoiser is trained: all votes hidden, always, so that no label leaks."""
+        return replace(
+            self.pretrain,
+            root=self.root,
+            resume=True,
+            galaxies=self.galaxies,
+            output=f"{self.output}/pretrained",
+            cache=f"{self.output}/pretrained-cache",
+            p_all=1.0,
+            emphasis=(),
+        )
+
+    def finetuning(self, labels: Labels) -> TrainConfig:
+        """Return how the denoiser of one setting and seed is trained."""
+        return replace(
+            self.finetune,
+            root=self.root,
+            resume=True,
+            galaxies=self.galaxies,
+            start_from=self.pretraining().output,
+            output=f"{self.place(labels)}/denoiser",
+            cache=f"{self.place(labels)}/cache",
+            emphasis=emphasis(labels.counts, labels.training - labels.labelled, self.labelled_share),
+            seed=labels.seed,
+            **labels.option,
+        )
+
+    def painting(self, labels: Labels) -> SynthesizeConfig:
+        """Return how the synthetic galaxies of one setting and seed are painted."""
+        return replace(
+            self.synthesize,
+            root=self.root,
+            resume=True,
+            denoiser=f"{self.place(labels)}/denoiser",
+            galaxies=self.galaxies,
+            output=f"{self.place(labels)}/synthetic",
+            seed=labels.seed,
+        )
+
+    def classification(self, labels: Labels, name: str) -> ClassifyConfig:
+        """Return how one method's classifier is trained."""
+        method, place = METHODS[name], self.place(labels)
+        learnt = labels.training if method.taught else labels.labelled
+        sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
+        sources |= {"pseudo_labels": f"{place}/{REAL_ONLY}"} if method.taught else {}
+        return replace(
+            self.classify,
+            root=self.root,
+            resume=True,
+            galaxies=self.galaxies,
+            output=f"{place}/{name}",
+            seed=labels.seed,
+            **self.schedule(learnt),
+            **labels.option,
+            **sources,
+            **method.options,
+        )
+
+    def schedule(self, galaxies: int) -> dict[str, int]:
+        """Return epochs and batch size with which so many galaxies are shown as often as the budget says."""
+        workers = self.classify.scaling.workers
+        batch_size = min(self.classify.batch_size, max(galaxies // workers, 1) * workers)
+        epochs = max(1, round(self.galaxies_shown / max(galaxies, 1)))
+        return {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "validate_every": -(
+                -epochs // _JUDGEMENTS
+            ),  # of a few galaxies an epoch takes less than a judgement
+        }
+
+    def possible(self, labels: Labels) -> list[str]:
+        """Return the methods that can learn: with labels of one class, only those with synthetic galaxies."""
+        several = sum(count > 0 for count in labels.counts.values()) > 1
+        return [name for name in self.methods if several or METHODS[name].augmented]
+
+
+_GZ5 = StudyConfig(
+    settings=(
+        *("10", "30", "100", "300", "all"),
+        *(f"cigar_shaped_smooth:{count}" for count in (10, 30, 100)),
+    ),
+)
+
+PRESETS = {
+    "gz5": Preset("the full study on the clean sample's five classes at 64 px: days on two cores", _GZ5),
+    "gz5-quick": Preset(
+        "two settings, two seeds, shorter training: hours on two cores",
+        replace(
+            _GZ5,
+            settings=("30", "cigar_shaped_smooth:30"),
+            seeds=(0, 1),
+            pretrain=replace(_GZ5.pretrain, steps=1200),
+            finetune=replace(_GZ5.finetune, steps=400),
+            synthesize=replace(_GZ5.synthesize, count=600, num_steps=15),
+            galaxies_shown=40_000,
+        ),
+    ),
+    "mock": Preset(
+        "dust-lane early types at 0.1% of a mock survey; make it first with mock.py --labelled 200000 "
+        "--mock.dust-lane-fraction-early 0.002, and ingest it",
+        StudyConfig(
+            settings=tuple(f"dust_lane_early_type:{count}" for count in (0, 10, 40)),
+            synthesize=SYNTHESES["dust-lanes"].config,
+            classify=CLASSIFIERS["laptop"].config,
+            galaxies_shown=800_000,
+        ),
+    ),
+    "debug": Preset(
+        "one setting, one seed, two methods, on the debug mock survey: to see that everything runs",
+        StudyConfig(
+            settings=("12",),
+            methods=(REAL_ONLY, "augmented"),
+            seeds=(0,),
+            pretrain=DENOISERS["debug"].config,
+            finetune=DENOISERS["debug"].config,
+            synthesize=replace(SYNTHESES["debug"].config, recipe="gz5"),
+            classify=replace(CLASSIFIERS["debug"].config, target="", augmentation_ratio=0.5),
+            galaxies_shown=600,
+        ),
+    ),
+}

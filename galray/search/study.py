@@ -1,0 +1,172 @@
+"""The augmentation study: does it help to learn from synthetic galaxies, and with how many labels?
+
+A cell is a setting, a seed and a method. Each of its steps, from the list of labels to the classifier, is
+the job of the same name, which publishes its output and skips what stands; so the study is a loop, a killed
+one is gone on with by running it again, and each job spreads over the cluster by itself. Cells come one after
+another for that reason: two at a time would each have half of the cores.
+
+A denoiser is trained only on what its setting may see: all images of the training split, and the votes and
+labels of the galaxies on the setting's list. What all of them go on from has seen images alone.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from galray.classifier.decision import Decision
+from galray.classifier.examples import LABEL_COLUMNS
+from galray.classifier.judging import of_split
+from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.train import classify
+from galray.core.cluster import say
+from galray.core.errors import EmptyInputError
+from galray.core.manifest import Manifest, publish, standing, write_parquet
+from galray.core.storage import Location
+from galray.core.tracking import track
+from galray.data.batches import read_galaxies
+from galray.diffusion.synthesize import synthesize
+from galray.diffusion.train import train
+from galray.evaluation.report import FIGURES
+from galray.search.comparison import Judged
+from galray.search.experiment import METHODS, PRESETS, Labels, StudyConfig
+from galray.search.outcome import Outcome, outcome
+from galray.search.settings import Setting, class_names, classes_of, labelled_ids
+from galray.search.study_report import study_report, table_of
+
+__all__ = ["PRESETS", "StudyConfig", "study"]
+
+LIST_FILE = "galaxies.parquet"
+
+
+def study(config: StudyConfig) -> Manifest:
+    """Compare classifiers that learn from synthetic galaxies with the best of those that do not.
+
+    Raises
+    ------
+    EmptyInputError
+        No training galaxy has a known class.
+    """
+    output = config.location(config.output)
+    done = standing(output, "study", config.resume)
+    if done:
+        say(f"study: {output.uri} stands")
+        return done
+    galaxies = config.location(config.galaxies)
+    parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
+    with track("study", config) as run, publish(output, "study", config.resolved(), parents) as publication:
+        known = training_labels(config)
+        outcomes = [run_setting(config, known, setting) for setting in config.all_settings]
+        report = study_report(config, outcomes)
+        texts = {
+            "report.md": report.markdown(),
+            "report.html": report.html(),
+            "figures.csv": table_of(outcomes).to_csv(index=False),
+        }
+        pictures = {f"{FIGURES}/{p.name}": p.png for section in report.sections for p in section.pictures}
+        for name, content in {**{name: text.encode() for name, text in texts.items()}, **pictures}.items():
+            publication.write(name, content)
+            run.file(name, content)
+        publication.counts["cells"] = sum(len(one.judged) * len(config.seeds) for one in outcomes)
+        publication.lineage = {"judged_on": ["validation", "test"]}
+        run.metrics(
+            {f"difference.{one.setting.key}": one.difference.value for one in outcomes if one.difference}
+        )
+    for verdict in report.verdicts:
+        say(f"study: {verdict.word}: {verdict.goal}: {verdict.found}")
+    say(f"study: {output.uri}/report.html")
+    return Manifest.read(output)
+
+
+def run_setting(config: StudyConfig, known: pa.Table, setting: Setting) -> Outcome:
+    """Run all cells of one setting and judge them."""
+    cells = {seed: run_seed(config, publish_labels(config, known, setting, seed)) for seed in config.seeds}
+    methods = [name for name in config.methods if all(name in of_seed for of_seed in cells.values())]
+    by_method = {name: [cells[seed][name] for seed in config.seeds] for name in methods}
+
+    def judged(split: str) -> dict[str, list[Judged]]:
+        return {
+            name: [read_judged(config, place, split) for place in places]
+            for name, places in by_method.items()
+        }
+
+    return outcome(config, setting, judged("validation"), judged("test"))
+
+
+def run_seed(config: StudyConfig, labels: Labels) -> dict[str, Location]:
+    """Train every method's classifier with these labels; returns where each stands."""
+    methods = config.possible(labels)
+    say(f"study: {labels.setting}, seed {labels.seed}: {labels.labelled} labels, {len(methods)} methods")
+    if any(METHODS[name].augmented for name in methods):
+        for training in (config.pretraining(), config.finetuning(labels)):
+            train(training)
+            config.location(training.cache).delete()  # each has its own, of all images
+        synthesize(config.painting(labels))
+    for name in methods:
+        classify(config.classification(labels, name))
+    return {name: config.location(config.classification(labels, name).output) for name in methods}
+
+
+def publish_labels(config: StudyConfig, known: pa.Table, setting: Setting, seed: int) -> Labels:
+    """Choose the galaxies whose labels a setting may use, and publish their list unless it stands.
+
+    Parameters
+    ----------
+    known : pyarrow.Table
+        The training galaxies, as `training_labels` returns them.
+    """
+    place = config.location(config.list_place(setting, seed))
+    ids, classes = known["galaxy_id"].to_numpy(), classes_of(known, config.classify.target)
+    names = class_names(config.classify.target)
+    chosen = labelled_ids(ids, classes, names, setting, seed)
+    if not len(chosen):
+        raise EmptyInputError(f"{config.galaxies} has no training galaxy of {', '.join(names)}. Ingest some.")
+    of_chosen = classes[np.isin(ids, chosen)]
+    counts = {name: int((of_chosen == index).sum()) for index, name in enumerate(names)}
+    if standing(place, "labelled", resume=True) is None:
+        source = config.location(config.galaxies)
+        parents = {source.uri: Manifest.read(source).fingerprint}
+        with publish(place, "labelled", {**config.resolved(), "resume": True}, parents) as publication:
+            publication.add(write_parquet(place, LIST_FILE, pa.table({"galaxy_id": chosen})))
+            publication.counts |= counts
+    uri = "" if setting.per_class is None else (place / LIST_FILE).uri
+    return Labels(setting, seed, uri, counts, len(ids))
+
+
+def training_labels(config: StudyConfig) -> pa.Table:
+    """Return what is known of the training galaxies, without their images."""
+    found: Any = read_galaxies(config.location(config.galaxies), "train", LABEL_COLUMNS).to_arrow_refs()
+    return pa.concat_tables(ray.get(found))
+
+
+def read_judged(config: StudyConfig, classifier: Location, split: str) -> Judged:
+    """Read what a published classifier made of the galaxies of one split."""
+    predictions = pq.read_table(io.BytesIO((classifier / PREDICTIONS_FILE).read_bytes()))
+    rows = of_split(predictions, split).sort_by("galaxy_id")
+    return judged_rows(rows, Decision.read(classifier).threshold if config.classify.target else None)
+
+
+def judged_rows(rows: pa.Table, threshold: float | None) -> Judged:
+    """Return predictions as a study judges them; galaxies of unknown class are left out.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        As a classifier publishes them.
+    threshold : float or None
+        Of the rare target; None where classes are told apart.
+    """
+    if threshold is None:
+        names = ("galaxy_id", "morphology", "morphology_predicted")
+        ids, classes, predicted = (rows[name].to_numpy() for name in names)
+        known = classes >= 0
+        return Judged(ids[known], classes[known], predicted[known], None, len(class_names("")))
+    ids, truth, score = (rows[name].to_numpy() for name in ("galaxy_id", "truth", "score"))
+    known, left_out = truth >= 0, (score < threshold).astype(np.int64)
+    is_other = (truth != 1).astype(np.int64)
+    return Judged(ids[known], is_other[known], left_out[known], score[known].astype(np.float64), 2)

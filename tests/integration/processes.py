@@ -1,0 +1,58 @@
+"""A job in a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.integration.services import REPOSITORY
+
+_PATIENCE_S = 300.0
+
+
+class JobProcess:
+    """A job that runs beside the test.
+
+    Parameters
+    ----------
+    name : str
+        Of its script.
+    *options : str
+    log : Path
+        What it says is added there.
+    """
+
+    def __init__(self, name: str, *options: str, log: Path) -> None:
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, f"jobs/{name}.py", *options], cwd=REPOSITORY, stdout=file, stderr=file
+            )
+
+    def wait_for(self, happened: Callable[[], object]) -> None:
+        """Wait until something has happened while the job runs."""
+        until_s = time.monotonic() + _PATIENCE_S
+        while not happened():
+            assert self.process.poll() is None, "the job ended before it could be killed"
+            assert time.monotonic() < until_s, "what was waited for did not happen"
+            time.sleep(0.05)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def kill_all(self) -> None:
+        """Kill the driver and its Ray, as when a machine is lost."""
+        children = self.children()
+        os.kill(self.process.pid, signal.SIGKILL)
+        for child in children:
+            child.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        return self.process.wait(timeout=_PATIENCE_S)

@@ -1,0 +1,75 @@
+"""What each step of a study may see, and that methods have the same budget."""
+
+from dataclasses import replace
+
+import pytest
+
+from galray.core.errors import ConfigError
+from galray.search.experiment import METHODS, REAL_ONLY, Labels, StudyConfig
+from galray.search.settings import Setting
+
+NAMES = ("completely_round_smooth", "in_between_smooth", "cigar_shaped_smooth", "edge_on", "spiral")
+
+
+def labels(count: int, rare: int | None = None, seed: int = 3) -> Labels:
+    counts = dict.fromkeys(NAMES, count) | ({"spiral": rare} if rare is not None else {})
+    return Labels(Setting.parse("all"), seed, "", counts, 18_000)
+
+
+def test_what_all_denoisers_go_on_from_has_seen_no_label() -> None:
+    config = StudyConfig()
+    pretraining = replace(config, pretrain=replace(config.pretrain, emphasis=("spiral:3",))).pretraining()
+    assert pretraining.p_all == 1.0
+    assert pretraining.emphasis == ()
+    assert pretraining.start_from == ""
+    finetuning = config.finetuning(labels(10))
+    assert finetuning.start_from == pretraining.output
+    assert finetuning.p_all < 1
+
+
+def test_each_seed_has_its_own_denoiser_and_its_own_galaxies() -> None:
+    config = StudyConfig()
+    places = {config.finetuning(labels(10, seed=seed)).output for seed in range(3)}
+    assert len(places) == 3
+    painting = config.painting(labels(10, seed=1))
+    assert painting.denoiser == config.finetuning(labels(10, seed=1)).output
+    assert config.classification(labels(10, seed=1), "augmented").synthetic == painting.output
+
+
+@pytest.mark.parametrize("name", [REAL_ONLY, "augmented"])
+def test_only_augmented_methods_learn_from_synthetic_galaxies(name: str) -> None:
+    config = StudyConfig().classification(labels(100), name)
+    assert bool(config.synthetic) == METHODS[name].augmented
+    assert config.output.endswith(f"all/seed-3/{name}")
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize("count", [2, 10, 30, 3000])
+def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
+    config = StudyConfig(galaxies_shown=60_000)
+    schedule = config.schedule(5 * count)
+    assert schedule["epochs"] * 5 * count == pytest.approx(60_000, rel=0.2)
+    assert schedule["batch_size"] <= 5 * count
+
+
+def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
+    config = StudyConfig(methods=(REAL_ONLY, "augmented"))
+    one_class = replace(labels(10), counts={"dust_lane_early_type": 0, "other": 900})
+    assert config.possible(one_class) == ["augmented"]
+    assert config.possible(labels(10, rare=0)) == [REAL_ONLY, "augmented"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": ("cigars:10",)}, "no class is named so"),
+        ({"settings": ()}, "--settings"),
+        ({"methods": (REAL_ONLY, "augmentd")}, "did you mean 'augmented'"),
+        ({"methods": ("focal",)}, "--methods must have real-only"),
+        ({"seeds": (1, 1)}, "--seeds"),
+        ({"labelled_share": 1.0}, "--labelled-share"),
+    ],
+)
+def test_studies_that_cannot_be_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StudyConfig(**options)

@@ -1,0 +1,73 @@
+"""From predictions to verdicts: what a study's report says."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from galray.search.comparison import Judged
+from galray.search.experiment import REAL_ONLY, StudyConfig
+from galray.search.outcome import Outcome, outcome
+from galray.search.settings import Setting
+from galray.search.study import judged_rows
+from galray.search.study_report import study_report, table_of
+
+TRUTH = np.arange(600) % 5
+CONFIG = StudyConfig(settings=("30",), methods=(REAL_ONLY, "focal", "augmented"), seeds=(0, 1, 2))
+
+
+def judged(accuracy: float) -> list[Judged]:
+    """Return three seeds of a classifier that is right so often."""
+    rng = np.random.default_rng(int(1000 * accuracy))
+    right = rng.random((3, len(TRUTH))) < accuracy
+    return [Judged(np.arange(600), TRUTH, np.where(one, TRUTH, (TRUTH + 1) % 5), None, 5) for one in right]
+
+
+def of(validation: dict[str, float], test: dict[str, float]) -> Outcome:
+    by_method = [{name: judged(share) for name, share in shares.items()} for shares in (validation, test)]
+    return outcome(CONFIG, Setting.parse("30"), *by_method)
+
+
+def test_the_baseline_is_chosen_on_validation_and_judged_on_test() -> None:
+    found = of(
+        {REAL_ONLY: 0.7, "focal": 0.75, "augmented": 0.8}, {REAL_ONLY: 0.79, "focal": 0.7, "augmented": 0.81}
+    )
+    assert (found.baseline, found.augmented) == ("focal", "augmented")
+    assert found.difference is not None
+    assert found.difference.low < 0.11 < found.difference.high
+
+
+@pytest.mark.parametrize(
+    ("augmented", "word"), [(0.9, "reached"), (0.7, "missed"), (0.755, "undecided")], ids=str
+)
+def test_verdicts_follow_from_the_interval(augmented: float, word: str) -> None:
+    figures = {REAL_ONLY: 0.7, "focal": 0.6, "augmented": augmented}
+    report = study_report(CONFIG, [of(figures, figures)])
+    (verdict,) = report.verdicts
+    assert verdict.word == word
+    assert "synthetic galaxies" in report.markdown()
+    assert report.html().count("data:image/png") == 2
+
+
+def test_a_kind_that_could_not_learn_is_told() -> None:
+    found = of({"augmented": 0.8}, {"augmented": 0.8})
+    assert found.difference is None
+    report = study_report(CONFIG, [found])
+    assert report.verdicts[0].word == "not measured"
+    assert "cannot learn" in report.markdown()
+    assert table_of([found])["method"].tolist() == ["augmented"]
+
+
+def test_predictions_of_classes_and_of_a_target_are_judged_alike() -> None:
+    rows = pa.table(
+        {
+            "galaxy_id": [1, 2, 3],
+            "morphology": [4, -1, 0],
+            "morphology_predicted": [4, 0, 1],
+            "truth": pa.array([1, 0, -1], pa.int8()),
+            "score": [0.9, 0.6, 0.1],
+        }
+    )
+    classes = judged_rows(rows, None)
+    assert (classes.galaxy_id.tolist(), classes.predicted.tolist()) == ([1, 3], [4, 1])
+    target = judged_rows(rows, 0.7)
+    assert (target.truth.tolist(), target.predicted.tolist(), target.classes) == ([0, 1], [0, 1], 2)

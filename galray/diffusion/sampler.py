@@ -103,7 +103,9 @@ def scheduler_named(name: str, trained: Any) -> Any:
             f"Sampler {name!r} is not for models trained by {('flow matching', 'diffusion')[kind]}, "
             f"as this one is. Use one of {others}."
         )
-    return SAMPLERS[name][kind].from_config(trained.config)
+    # One quantity under two names in diffusers.
+    shift = {"shift": trained.config["flow_shift"]} if "flow_shift" in trained.config else {}
+    return SAMPLERS[name][kind].from_config(trained.config, **shift)
 
 
 def generators_of_seeds(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -190,6 +192,7 @@ def sample(
     generators = generators_of_seeds(seeds)
     latents = randn_tensor((len(generators), *latent_shape), generator=generators, device=device)
     scheduler.set_timesteps(num_steps, device=device)
+    scheduler.set_begin_index(0)  # it would look for the first among timesteps that it has rounded
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     draws_noise = "generator" in signature(scheduler.step).parameters
     noise = {"generator": generators} if draws_noise else {}

@@ -292,7 +292,7 @@ _PAPER = TrainConfig(
 _LAPTOP = TrainConfig(
     denoiser=DENOISERS["64px-quick"],
     objective=FlowMatching(logit_mean=0.5),
-    steps=650,
+    steps=500,
     batch_size=32,
     learning_rate=1.5e-3,
     warmup_steps=40,

@@ -63,7 +63,8 @@ def architecture_of(backbone: str, size_px: int) -> dict[str, Any]:
     if isinstance(config, ViTConfig):
         if size_px % int(config.patch_size):  # pyright: ignore[reportArgumentType]
             raise ConfigError(
-                f"{backbone} cuts images into {config.patch_size} px patches: {size_px} px do not fit"
+                f"{backbone} cuts images into patches of {config.patch_size} px; {size_px} px are no "
+                "multiple of it. Choose another size"
             )
         config.image_size = size_px
     return config.to_dict()

@@ -84,10 +84,9 @@ def reliability_figure(measured: Mapping[str, Reliability]) -> Figure:
         value, low, high = (
             np.array([getattr(found.observed[i], part) for i in bins]) for part in ("value", "low", "high")
         )
+        lengths = np.maximum([value - low, high - value], 0)  # rounding makes some of them -1e-17
         label = f"{name} (ECE {found.ece:.3f})"
-        ax.errorbar(
-            found.stated[bins], value, (value - low, high - value), marker="o", capsize=2, label=label
-        )
+        ax.errorbar(found.stated[bins], value, lengths, marker="o", capsize=2, label=label)
     ax.set(xlabel="probability stated", ylabel="share observed", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False)
     return figure

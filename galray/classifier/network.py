@@ -172,10 +172,10 @@ def shift_priors(model: Classifier, assumed: Shares, wanted: Shares) -> None:
     (Saerens et al. 2002, equation 4): a shift of the heads' biases.
     """
     shift = torch.tensor(wanted.classes).log() - torch.tensor(assumed.classes).log()
-    model.morphology_head.bias += shift.to(model.morphology_head.bias)
+    model.morphology_head.bias.add_(shift.to(model.morphology_head.bias))
     if model.target_head:
         shift = torch.tensor(wanted.prevalence).logit() - torch.tensor(assumed.prevalence).logit()
-        model.target_head.bias += shift.to(model.target_head.bias)
+        model.target_head.bias.add_(shift.to(model.target_head.bias))
 
 
 def predict(model: Classifier, images: Tensor | np.ndarray, *, bfloat16: bool = False) -> Probabilities:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from galray.classifier import network
 from galray.classifier.network import Classifier, ClassifierConfig
@@ -64,6 +65,7 @@ class Teacher:
         labels : mapping
             ``morphology`` int64 [n] and ``targets`` int8 [n, targets]; -1 is unknown.
         """
+        torch.set_num_threads(1)  # Ray runs as many tasks as there are cores
         filled = {name: values.copy() for name, values in labels.items()}
         unknown = np.flatnonzero(~is_known(labels))
         model = _loaded(self.classifier)

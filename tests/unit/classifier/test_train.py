@@ -42,6 +42,10 @@ def predictions() -> pa.Table:
     )
 
 
+def classes_alone() -> ClassifierConfig:
+    return ClassifierConfig(targets=(), class_shares=(0.2,) * 5)
+
+
 def test_threshold_comes_from_validation_alone() -> None:
     rows = predictions()
     decision, report = judge(rows, ClassifierConfig(prevalence=(0.1,)))
@@ -58,7 +62,7 @@ def test_threshold_comes_from_validation_alone() -> None:
 
 
 def test_classes_alone_are_judged_without_a_decision() -> None:
-    rows, config = predictions().drop_columns(["truth", "score"]), ClassifierConfig(targets=())
+    rows, config = predictions().drop_columns(["truth", "score"]), classes_alone()
     decision, report = judge(rows, config)
     assert decision is None
     classes = report["validation"]["morphology"]
@@ -68,8 +72,8 @@ def test_classes_alone_are_judged_without_a_decision() -> None:
     assert classes["macro_f1_interval"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert classes["in_between_smooth"]["completeness_at_purity_0.9"]["value"] == 1
     calibration = report["test"]["calibration"]["classes"]
-    assert calibration["ece_before"]["value"] == pytest.approx(0.2, abs=1e-6)
-    assert calibration["ece_after"]["value"] < 0.05
+    assert 0.03 < calibration["ece_before"]["value"] < 0.08  # 0.84 for the rare class, 0.98 for the other
+    assert calibration["ece_after"]["value"] < 0.001  # all are right, so it may be sure
     assert validation_metrics(rows, config) == {"accuracy": 1.0, "macro_f1": 1.0}
     json.dumps(report)
 
@@ -96,7 +100,7 @@ def test_threshold_without_a_positive() -> None:
 
 def test_figures_are_drawn_of_both_kinds_of_classifier() -> None:
     target = figures(predictions(), ClassifierConfig(prevalence=(0.1,)))
-    classes = figures(predictions().drop_columns(["truth", "score"]), ClassifierConfig(targets=()))
+    classes = figures(predictions().drop_columns(["truth", "score"]), classes_alone())
     assert set(target) == {"confusion.png", "class_curves.png", "reliability.png", "curves.png"}
     assert set(classes) == set(target) - {"curves.png"}
     labels = [t.get_text() for t in target["confusion.png"].axes[0].texts]

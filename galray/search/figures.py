@@ -21,9 +21,8 @@ def heat_map(points: pd.DataFrame, figure_name: str) -> Figure:
     points : DataFrame
         As `galray.search.ranking.rank` returns them, best first.
     """
-    augmented: Any = points[points["augmentation_ratio"] > 0].drop_duplicates(
-        ["guidance_scale", "augmentation_ratio"]
-    )
+    augmented: Any = points[points["augmentation_ratio"] > 0]
+    augmented = augmented.drop_duplicates(["guidance_scale", "augmentation_ratio"])
     guidances = sorted(augmented["guidance_scale"].unique())
     ratios = sorted(augmented["augmentation_ratio"].unique())
     figure = Figure(figsize=(3.0 + 1.3 * len(ratios), 2.0 + 0.7 * len(guidances)), layout="constrained")

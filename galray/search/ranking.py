@@ -51,7 +51,8 @@ def rank(trials: pd.DataFrame, objectives: Sequence[str], seeds: int) -> pd.Data
     """
     figures = [name for name in trials.columns if name not in (*POINT, "seed", "epochs", "through")]
     rows = []
-    for values, of_point in trials.groupby(POINT, sort=True):
+    grouped: Any = trials.groupby(POINT, sort=True)
+    for values, of_point in grouped:
         row: dict[str, Any] = dict(zip(POINT, values, strict=True))
         row |= {"seeds": int(of_point["through"].sum())}
         row |= {"complete": row["seeds"] == seeds, **_with_bounds(of_point, figures)}
@@ -63,7 +64,7 @@ def rank(trials: pd.DataFrame, objectives: Sequence[str], seeds: int) -> pd.Data
     return order.drop(columns="_worth").reset_index(drop=True)
 
 
-def _with_bounds(of_point: pd.DataFrame, figures: Sequence[str]) -> dict[str, float]:
+def _with_bounds(of_point: Any, figures: Sequence[str]) -> dict[str, float]:
     through = of_point[of_point["through"]]
     counted = through if len(through) else of_point
     found: dict[str, float] = {}
@@ -106,7 +107,8 @@ def why(points: pd.DataFrame, trials: pd.DataFrame, objectives: Sequence[str]) -
     """Say which point was chosen, by what, and how far it is from real galaxies alone and from the next."""
     best, judged = point_of(points.iloc[0]), " and ".join(name.replace("_", " ") for name in objectives)
     counted = "the highest mean" if len(objectives) == 1 else "the highest harmonic mean"
-    complete, stopped = int(points["complete"].sum()), int((~points["complete"]).sum())
+    complete = sum(points["complete"])
+    stopped = len(points) - complete
     lines = [
         f"Chosen: {best}. Of {complete} points that ran with every seed it has {counted} of validation "
         f"{judged}: " + _told(points.iloc[0], objectives) + ".",

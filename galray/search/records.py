@@ -114,6 +114,6 @@ def trial_rows(record: TrialRecord, seeds: Sequence[int]) -> list[dict[str, Any]
         epochs = record.epochs(seed)
         if epochs:
             last = {name: value for name, value in epochs[-1].items() if name not in ("step", "loss")}
-            known = {"seed": seed, "epochs": len(epochs), "through": record.published(seed)}
+            known = {"seed": seed, "epochs": int(epochs[-1]["step"]), "through": record.published(seed)}
             rows.append({**asdict(record.point), **known, **last})
     return rows

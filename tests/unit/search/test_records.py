@@ -26,7 +26,9 @@ def test_a_trial_keeps_its_point_its_run_and_its_epochs(tmp_path: Path) -> None:
     again = TrialRecord.of(search, POINT)
     assert again.begin("run-of-the-second-driver") == again.run_id == "run-of-the-first-driver"
     assert [figures["step"] for figures in again.epochs(0)] == [1, 2, 10]
-    assert trial_rows(again, [0, 1]) == [{**vars(POINT), "seed": 0, "epochs": 3, "through": False, "f1": 1.0}]
+    assert trial_rows(again, [0, 1]) == [
+        {**vars(POINT), "seed": 0, "epochs": 10, "through": False, "f1": 1.0}
+    ]
 
 
 def test_trials_that_have_ended_come_first(tmp_path: Path) -> None:

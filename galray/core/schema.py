@@ -149,14 +149,13 @@ REJECT_SCHEMA = pa.schema(
 )
 
 # What may spoil a cutout; bits of the column `flags`.
-CUTOUT_FLAGS: dict[str, int] = {"edge": 1, "bad_pixels": 2, "saturated": 4, "blended": 8}
-_FLAG_MEANINGS: dict[str, str] = {
-    "edge": "padded beyond the tile",
-    "bad_pixels": "pixels missing or blank",
-    "saturated": "a pixel saturated",
-    "blended": "another source near the centre",
+CUTOUT_FLAGS: dict[str, int] = {
+    "edge": 1,  # padded beyond its tile
+    "bad_pixels": 2,  # pixels missing or blank
+    "saturated": 4,  # a pixel of a band at or above its saturation
+    "blended": 8,  # another source of the catalogue near the centre
 }
-_FLAGS_TOLD = ", ".join(f"{bit} {_FLAG_MEANINGS[name]}" for name, bit in CUTOUT_FLAGS.items())
+_FLAGS_TOLD = ", ".join(f"{bit} {name.replace('_', ' ')}" for name, bit in CUTOUT_FLAGS.items())
 
 SCORE_SCHEMA = pa.schema(
     [

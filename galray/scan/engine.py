@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +107,13 @@ def _compiled(model: Classifier, bfloat16: bool) -> Any:
     import openvino
 
     size_px = model.config.size_px
-    example = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8)
-    converted = openvino.convert_model(
-        _Features(model), example_input=example, input=[-1, size_px, size_px, 3]
-    )
+    example = torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)
+    any_count = {"images": {0: torch.export.Dim("count")}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what OpenVINO calls in torch
+        warnings.simplefilter("ignore", DeprecationWarning)
+        exported = torch.export.export(_Features(model), (example,), dynamic_shapes=any_count)
+        converted = openvino.convert_model(exported)
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": 1,

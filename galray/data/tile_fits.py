@@ -165,8 +165,8 @@ def _tile(planes: Sequence[_Plane], name: str) -> Tile:
     first = planes[0]
     _require_sky(first.wcs, name)
     data = np.empty((len(planes), *first.data.shape), np.float32)
-    for band, plane in zip(data, planes, strict=True):
-        band[:] = plane.data if _same_grid(plane, first) else _resampled(plane, first, name)
+    for band, plane in enumerate(planes):
+        data[band] = plane.data if _same_grid(plane, first) else _resampled(plane, first, name)
     return Tile(data, first.wcs, name, tuple(plane.saturation for plane in planes))
 
 

@@ -9,7 +9,7 @@ alone: of each it knows the path and the number of rows, and of no row anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -110,7 +110,7 @@ def units_of(files: Manifest) -> pa.Table:
     return pa.table(columns, schema=pa.schema({UNIT: pa.int64(), "path": pa.string(), ROWS: pa.int64()}))
 
 
-def whole_tiles(tiles: list[str | None], rows_per_unit: int) -> list[tuple[int, int]]:
+def whole_tiles(tiles: Sequence[str | None], rows_per_unit: int) -> list[tuple[int, int]]:
     """Cut rows that are ordered by tile into runs of whole tiles, as first row and last + 1."""
     edges = [i for i in range(1, len(tiles)) if tiles[i] != tiles[i - 1]]
     start, runs = 0, []
@@ -131,9 +131,9 @@ def blended(sources: pa.Table, radius_arcsec: float) -> np.ndarray:
     near = np.zeros(len(sources), bool)
     if radius_arcsec <= 0 or on_sky.sum() < 2:
         return near
-    sky = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian.xyz.value.T
+    places: Any = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian.xyz
     codes = sources["tile"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    points = np.column_stack([sky, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
+    points = np.column_stack([places.value.T, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
     chord = 2 * np.sin(np.radians(radius_arcsec / 3600) / 2)
     distance, _ = KDTree(points).query(points, k=2, distance_upper_bound=chord)
     near[on_sky] = np.isfinite(distance[:, 1])

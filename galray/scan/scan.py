@@ -153,7 +153,7 @@ class _Survey:
         """Compare the engine with torch, where the units are scored: on a worker."""
         if self.scoring.engine.is_reference:
             return check_agreement(self.classifiers, self.scoring.engine)
-        on_gpu = {"num_gpus": 1} if self.config.gpus else {"num_cpus": 1}
+        on_gpu: dict[str, Any] = {"num_gpus": 1} if self.config.gpus else {"num_cpus": 1}
         check = ray.remote(**on_gpu)(check_agreement)
         return ray.get(check.remote(self.classifiers, self.scoring.engine))
 

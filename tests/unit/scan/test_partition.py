@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +49,7 @@ def location(tmp_path: Path) -> Location:
     return open_location(str(tmp_path))
 
 
-class Task:
-    """What Ray tells a sink of its task."""
-
-    task_idx = 3
+TASK: Any = SimpleNamespace(task_idx=3)  # what Ray tells a sink of its task
 
 
 def test_sources_are_written_tile_by_tile_and_those_not_selected_counted(location):
@@ -61,14 +60,14 @@ def test_sources_are_written_tile_by_tile_and_those_not_selected_counted(locatio
         "reason": ["not_selected" if i % 5 == 0 else "bad_id" if i == 6 else None for i in range(count)],
     }
     block = placed(sources_table(columns, count))
-    written = SourceSink(location, 4, 0.0).write([block.slice(0, 11), block.slice(11)], Task())
+    written = SourceSink(location, 4, 0.0).write([block.slice(0, 11), block.slice(11)], TASK)
     assert written.not_selected == 8
     tables = [pq.read_table(f"{location.path}/{file.path}") for file in written.files]
     ids = [i for table in tables for i in table["galaxy_id"].to_pylist()]
     assert sorted(ids) == [i for i in range(count) if i % 5]
     for name in ("t0", "t1", "t2"):  # no tile is in two files
         assert sum(name in table["tile"].to_pylist() for table in tables) == 1
-    again = SourceSink(location, 4, 0.0).write([block], Task())
+    again = SourceSink(location, 4, 0.0).write([block], TASK)
     assert again == written  # a task that Ray runs again replaces its own files
 
 
@@ -123,7 +122,7 @@ def test_a_source_is_blended_with_one_that_was_not_selected(location):
         "tile": ["a"] * 3,
         "reason": [None, "not_selected", None],
     }
-    written = SourceSink(location, 4, 5.0).write([placed(sources_table(columns, 3))], Task())
+    written = SourceSink(location, 4, 5.0).write([placed(sources_table(columns, 3))], TASK)
     rows = pq.read_table(f"{location.path}/{written.files[0].path}")
     assert rows.select(["galaxy_id", "flags"]).to_pylist() == [
         {"galaxy_id": 1, "flags": CUTOUT_FLAGS["blended"]},

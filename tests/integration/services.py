@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -280,12 +279,14 @@ def killed_after(
     """Kill a job's driver once so many units are done; `meanwhile` is called with its pid before."""
     with subprocess.Popen(command, cwd=REPOSITORY) as job:
         deadline_s = time.monotonic() + _KILL_S
-        while len(list(output.glob("units/*.json"))) < count:
-            if job.poll() is not None or time.monotonic() > deadline_s:
-                raise ServiceError(f"{' '.join(command)} ended, or did nothing, before it could be killed")
-            meanwhile(job.pid)
-            time.sleep(0.01)
-        job.send_signal(signal.SIGKILL)
+        try:
+            while len(list(output.glob("units/*.json"))) < count:
+                if job.poll() is not None or time.monotonic() > deadline_s:
+                    raise ServiceError(f"{' '.join(command)} could not be killed in time")
+                meanwhile(job.pid)
+                time.sleep(0.01)
+        finally:
+            job.kill()
     time.sleep(1)  # Ray ends its workers, which may finish what they are at
 
 

@@ -131,9 +131,9 @@ def blended(sources: pa.Table, radius_arcsec: float) -> np.ndarray:
     near = np.zeros(len(sources), bool)
     if radius_arcsec <= 0 or on_sky.sum() < 2:
         return near
-    places: Any = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian.xyz
+    places: Any = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian
     codes = sources["tile"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    points = np.column_stack([places.value.T, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
+    points = np.column_stack([places.xyz.value.T, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
     chord = 2 * np.sin(np.radians(radius_arcsec / 3600) / 2)
     distance, _ = KDTree(points).query(points, k=2, distance_upper_bound=chord)
     near[on_sky] = np.isfinite(distance[:, 1])

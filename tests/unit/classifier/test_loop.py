@@ -1,13 +1,18 @@
 """One worker's steps: they follow from seed and step, and go on from a checkpoint as if nothing had been."""
 
+import shutil
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import ray.train
 import torch
+from ray.train import Checkpoint
 
+from galray.classifier import loop, network
 from galray.classifier.examples import Examples
 from galray.classifier.loop import maps_of, mixed_stream, predict_splits, start, train_epoch
 from galray.classifier.losses import balance
@@ -91,6 +96,39 @@ def test_a_restored_run_takes_the_same_steps(examples: Examples, tmp_path: Path)
             strict=True,
         )
         assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_a_worker_reports_judges_and_goes_on(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray Train calls, with Ray's own functions replaced; the last checkpoint has both splits' rows."""
+    reported: list[dict[str, float]] = []
+
+    def report(metrics: dict[str, float], checkpoint: Checkpoint) -> None:
+        reported.append(dict(metrics))
+        shutil.copytree(checkpoint.path, tmp_path / f"after-{metrics['step']}")
+
+    monkeypatch.setattr(ray.train, "report", report)
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(loop, "get_device", lambda: CPU)
+    monkeypatch.setattr(loop, "prepare_model", lambda model, **_: model)
+    settings = {"config": replace(CONFIG, validate_every=2), "examples": examples}
+    loop.fit_loop(settings)
+    assert [metrics["step"] for metrics in reported] == [2, 4]
+    followed = {"average_precision", "completeness", "purity", "f1", "accuracy", "macro_f1", "loss"}
+    assert all(followed < set(metrics) for metrics in reported)
+    rows = pq.read_table(tmp_path / "after-4" / loop.PREDICTIONS_FILE)
+    assert len(rows) == 2 * GALAXIES
+    assert network.load(tmp_path / "after-4" / loop.MODEL).config == examples.network
+
+    shutil.move(tmp_path / "after-4", tmp_path / "first")
+    monkeypatch.setattr(
+        ray.train, "get_checkpoint", lambda: Checkpoint.from_directory(str(tmp_path / "after-2"))
+    )
+    loop.fit_loop(settings)
+    assert [metrics["step"] for metrics in reported] == [2, 4, 4]
+    assert reported[1]["loss"] == reported[2]["loss"]
+    assert pq.read_table(tmp_path / "after-4" / loop.PREDICTIONS_FILE) == rows
 
 
 def test_every_batch_has_its_share_of_synthetic_galaxies(examples: Examples) -> None:

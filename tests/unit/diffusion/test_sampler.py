@@ -82,6 +82,19 @@ def test_brightness_needs_no_more_than_a_few_steps_where_no_signal_is_left(sampl
 
 
 @pytest.mark.parametrize("sampler", [name for kind, name in PAIRS if kind == "flow"])
+def test_sampling_looks_oftenest_where_there_is_most_noise(sampler: str) -> None:
+    """Every sampler takes the shift that the model was saved with (Esser et al. 2024, eq. 23)."""
+    equal, shifted = (
+        scheduler_named(sampler, FlowMatching(sampling_shift=shift).scheduler()) for shift in (1.0, 6.0)
+    )
+    for scheduler in (equal, shifted):
+        scheduler.set_timesteps(10)
+    t = equal.sigmas[:-1]
+    torch.testing.assert_close(shifted.sigmas[:-1], 6 * t / (1 + 5 * t), atol=0.03, rtol=0)
+    assert (shifted.sigmas[:-1] > 0.8).sum() >= 6
+
+
+@pytest.mark.parametrize("sampler", [name for kind, name in PAIRS if kind == "flow"])
 def test_samplers_follow_a_known_flow_to_its_end(sampler: str) -> None:
     """For galaxies ~ N(3, 0.5^2) a flow ends at 3 + 0.5 noise."""
     noise = torch.stack([torch.randn(SHAPE, generator=source) for source in generators_of_seeds(range(4))])

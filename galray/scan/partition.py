@@ -133,7 +133,8 @@ def blended(sources: pa.Table, radius_arcsec: float) -> np.ndarray:
         return near
     places: Any = SkyCoord(ra_deg[on_sky], dec_deg[on_sky], unit="deg").cartesian
     codes = sources["tile"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    points = np.column_stack([places.xyz.value.T, _APART * codes[on_sky]])  # the fourth axis keeps tiles apart
+    # the fourth axis keeps tiles apart
+    points = np.column_stack([places.xyz.value.T, _APART * codes[on_sky]])
     chord = 2 * np.sin(np.radians(radius_arcsec / 3600) / 2)
     distance, _ = KDTree(points).query(points, k=2, distance_upper_bound=chord)
     near[on_sky] = np.isfinite(distance[:, 1])

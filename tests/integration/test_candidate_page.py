@@ -104,6 +104,7 @@ def candidate_table(n: int, tile: str = "tile.fits", *, random_arm: bool = False
         "dec": np.linspace(-5, 5, n),
         "tile": [tile] * n,
         "score": np.linspace(0.99, 0.6, n, dtype=np.float32),
+        "score_sd": pa.nulls(n, pa.float32()),
         "early_type": np.full(n, 0.5, dtype=np.float32),
         "flags": (np.arange(n) % 4 == 3).astype(np.int32),
         "radius_arcsec": np.full(n, 4.5, dtype=np.float32),

@@ -15,10 +15,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.result import DONE
 
 from galray.classifier.loop import MODEL, PREDICTIONS_FILE
 from galray.classifier.train import CHECKPOINTS, check_lineage, fit
@@ -49,6 +51,7 @@ class Following(TuneReportCallback):
         super().__init__()
         self._record, self._run = record, run
         self._seed, self._tells = 0, False
+        self._last: Figures = {}
 
     def of_seed(self, seed: int, tells: bool) -> Following:
         """Follow this seed from here on; `tells` Ray Tune of each epoch."""
@@ -65,7 +68,17 @@ class Following(TuneReportCallback):
     def tell(self, figures: Mapping[str, float]) -> None:
         """Report to Ray Tune, in the one way that keeps the order of what the training reports."""
         followed = {FOLLOWED: figures[STEP]} if self._record.point.painting else {}
-        super().after_report(None, [{**figures, **followed}], None)  # pyright: ignore[reportArgumentType]
+        self._last = {**figures, **followed}
+        super().after_report(None, [self._last], None)  # pyright: ignore[reportArgumentType]
+
+    def end(self) -> None:
+        """Have Ray Tune stop this trial, and wait for that.
+
+        A trial that simply returns says so on another way than its reports take: where that overtakes the
+        last of them, Tune waits for ever.
+        """
+        super().after_report(None, [{**self._last, DONE: True}], None)  # pyright: ignore[reportArgumentType]
+        Event().wait()
 
 
 def try_point(params: dict[str, Any], config: SearchConfig, search: Location, run: Run) -> None:
@@ -79,10 +92,11 @@ def try_point(params: dict[str, Any], config: SearchConfig, search: Location, ru
                 following.tell(figures)
         if not record.published(seed):
             if record.ended:
-                return
+                break
             train_seed(config, record, seed, following.of_seed(seed, tells=place == 0))
         through.append(record.epochs(seed)[-1])
         following.tell({**mean_figures(through), STEP: (place + 1) * config.classify.epochs})
+    following.end()
 
 
 def tracked(record: TrialRecord, run: Run) -> Run:

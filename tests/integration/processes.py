@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,7 +52,8 @@ class JobProcess:
         children = self.children()
         os.kill(self.process.pid, signal.SIGKILL)
         for child in children:
-            child.kill()
+            with suppress(psutil.NoSuchProcess):  # some end with the driver
+                child.kill()
         self.process.wait()
 
     def end(self) -> int:

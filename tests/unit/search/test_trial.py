@@ -31,6 +31,7 @@ class Tune:
         self.search, self.killed_in = search, killed_in
         self.told: list[dict[str, float]] = []
         self.trained: list[int] = []
+        self.ended = False
 
     def __call__(self, record: TrialRecord, run: Any) -> Tune:  # noqa: ARG002 (as Following is made)
         return self
@@ -41,6 +42,9 @@ class Tune:
 
     def tell(self, figures: Mapping[str, float]) -> None:
         self.told.append(dict(figures))
+
+    def end(self) -> None:
+        self.ended = True
 
     def train(self, config: Any, record: TrialRecord, seed: int, following: Tune) -> None:  # noqa: ARG002
         """Report two epochs, the second better; be killed before the second, where that is asked for."""
@@ -83,6 +87,7 @@ def test_epochs_of_the_first_seed_then_means_over_seeds(
     run(monkeypatch, tune)
     assert steps_and_figures(tune) == WHOLE
     assert tune.trained == [0, 1, 2]
+    assert tune.ended
 
 
 def test_what_is_through_is_told_again_and_not_trained(
@@ -112,3 +117,4 @@ def test_a_trial_that_was_stopped_early_does_not_go_on(
     run(monkeypatch, again)
     assert again.trained == []
     assert steps_and_figures(again) == [(1, 0.1)]
+    assert again.ended

@@ -37,11 +37,13 @@ class JobProcess:
             )
 
     def wait_for(self, happened: Callable[[], object]) -> None:
-        """Wait until something has happened while the job runs."""
+        """Wait until something has happened while the job runs; a job in which it does not is killed."""
         until_s = time.monotonic() + _PATIENCE_S
         while not happened():
             assert self.process.poll() is None, "the job ended before it could be killed"
-            assert time.monotonic() < until_s, "what was waited for did not happen"
+            if time.monotonic() > until_s:
+                self.kill_all()
+                raise TimeoutError(f"What was waited for did not happen in {_PATIENCE_S:.0f} s.")
             time.sleep(0.05)
 
     def children(self) -> list[psutil.Process]:

@@ -142,11 +142,11 @@ class EndTrials(Callback):
         record = TrialRecord.of(self._search, Point(**trial.config["point"]))
         if record.ended:
             return
-        record.end()
         last = trial.last_result
         known = {name: last[name] for name in self._figures if name in last}
         self._child(record).metrics(known, step=int(last.get(STEP, 0)))
         self._child(record).end()
+        record.end()  # last: whoever is killed before this ends the tracked run when resumed
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 (Ray's signature)
         self._child(TrialRecord.of(self._search, Point(**trial.config["point"]))).end("FAILED")

@@ -15,7 +15,7 @@ import psutil
 
 from tests.integration.services import REPOSITORY
 
-_PATIENCE_S = 300.0
+_PATIENCE_S = 600.0
 
 
 class JobProcess:

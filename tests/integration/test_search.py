@@ -78,7 +78,7 @@ def ended(root: Path) -> int:
     return len(list((root / "search/trials").glob("*/ended.json")))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_search_killed_twice_keeps_what_has_ended(tmp_path: Path) -> None:
     """Each point is tried once, whoever was killed meanwhile, and has one run in MLflow."""
     root, log = tmp_path / "run", tmp_path / "log.txt"

@@ -29,6 +29,7 @@ from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset
 from galray.core.errors import PublishError
 from galray.core.manifest import MANIFEST, Manifest, publish
+from galray.core.pictures import png
 from galray.core.shards import shard_paths
 from galray.core.tracking import track, tracking_uri
 from galray.data.images import decode_rgb
@@ -48,6 +49,7 @@ from galray.search.tune import SearchConfig, search
 
 SUMMARY = "summary.md"
 _SHOWN = 8
+_DPI = 120
 _ARMS = {"real-only": "real galaxies only", "augmented": "real and synthetic galaxies"}
 
 
@@ -164,8 +166,9 @@ def _compare(config: QuickstartConfig, seconds: dict[str, float]) -> Manifest:
         publication.write(SUMMARY, text)
         publication.write("summary.json", json.dumps({n: a.as_dict() for n, a in arms.items()}, indent=1))
         for name, figure in _figures(config, arms).items():
-            publication.write(name, _png(figure))
-            run.figure(figure, name)
+            image = png(figure, _DPI)
+            publication.write(name, image)
+            run.file(name, image)
         run.text(text, SUMMARY)
         for name, arm in arms.items():
             run.metrics({f"{name}.{key}": value for key, value in arm.as_dict().items()})
@@ -246,12 +249,6 @@ def _positives(config: QuickstartConfig, uri: str, kind: str) -> list[bytes]:
         if len(images) >= _SHOWN:
             break
     return images[:_SHOWN]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 def _summary(config: QuickstartConfig, arms: dict[str, Arm], seconds: dict[str, float]) -> str:

@@ -11,7 +11,6 @@ import pyarrow as pa
 from ray.data import Dataset
 
 from galray.classifier.backbones import PRETRAINED, load_pretrained
-from galray.classifier.judging import JUDGED_SPLITS
 from galray.classifier.losses import Balance, ClassBalance, balance
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import morphology, truths
@@ -24,6 +23,7 @@ from galray.core.storage import Location
 from galray.data.batches import decode_images, read_galaxies
 from galray.data.cache import cache_table, cached
 from galray.data.labelled import Labelled
+from galray.data.lineage import JUDGED_SPLITS
 from galray.data.stream import CachedGalaxies, Column
 
 if TYPE_CHECKING:
@@ -89,11 +89,6 @@ def label_columns(config: ClassifierConfig) -> dict[str, Column]:
         columns["votes"] = Column((N_ANSWERS,), "float32")
         columns["volunteers"] = Column((N_QUESTIONS,), "float32")
     return columns
-
-
-def with_targets(batch: Mapping[str, Any], empty: Any) -> Any:
-    """Return a batch's targets [n, targets], which a cache without any has not."""
-    return batch.get("targets", empty)
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,7 @@ def labels_of(galaxies: CachedGalaxies) -> dict[str, np.ndarray]:
     names = [name for name in ("morphology", "targets") if name in galaxies.columns]
     rows = galaxies.read(galaxies.blocks, names)
     empty = np.empty((len(rows["galaxy_id"]), 0), np.int8)
-    return {"morphology": rows["morphology"], "targets": with_targets(rows, empty)}
+    return {"morphology": rows["morphology"], "targets": rows.get("targets", empty)}
 
 
 def measure_balance(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from galray.classifier import metrics
@@ -19,12 +20,20 @@ from galray.classifier.losses import balance
 from galray.classifier.metrics import ClassReport, bootstrapped
 from galray.classifier.network import ClassifierConfig, Shares
 from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
+from galray.core.storage import Location
+from galray.data.lineage import JUDGED_SPLITS
 
-JUDGED_SPLITS = ("validation", "test")
+PREDICTIONS_FILE = "predictions.parquet"
 PURITIES = (0.6, 0.9)
 COMPLETENESSES = (0.6, 0.9)
 _RESAMPLES = 200
 _VOLUNTEERS = 5  # of fewer, fractions say little
+
+
+def read_predictions(classifier: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read what a published classifier made of the galaxies that judge it."""
+    data = (classifier / PREDICTIONS_FILE).read_bytes()
+    return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
 def of_split(predictions: pa.Table, split: str) -> pa.Table:

@@ -28,19 +28,19 @@ from torch.nn.utils import clip_grad_norm_
 from galray.classifier import losses, network
 from galray.classifier.augment import resample
 from galray.classifier.backbones import load_pretrained
-from galray.classifier.examples import Examples, with_targets
-from galray.classifier.judging import JUDGED_SPLITS, validation_metrics
+from galray.classifier.examples import Examples
+from galray.classifier.judging import PREDICTIONS_FILE, validation_metrics
 from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
 from galray.classifier.votes import vote_loss
 from galray.core.cluster import Progress
 from galray.core.workers import is_first, of_all_workers, rank_of
+from galray.data.lineage import JUDGED_SPLITS
 from galray.data.stream import Batch, CachedGalaxies, MixedStream, TrainingStream, loader
 
 if TYPE_CHECKING:
     from galray.classifier.train import ClassifyConfig
 
-PREDICTIONS_FILE = "predictions.parquet"
 MODEL = "model"
 _JUDGED_AT_ONCE = 256
 
@@ -129,7 +129,7 @@ def train_step(
     images = batch["image"].to(device)
     if config.augmentation.varies:
         images = resample(images, maps_of(config, state.step))
-    targets = with_targets(batch, torch.empty(len(images), 0, dtype=torch.int8))
+    targets = batch.get("targets", torch.empty(len(images), 0, dtype=torch.int8))  # no target, none cached
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
         outputs = model(images)
     loss = losses.loss(

@@ -148,8 +148,7 @@ class ClassReport:
     @property
     def macro_f1(self) -> float:
         """Mean of `f1` over the classes that have one."""
-        known = self.f1[~np.isnan(self.f1)]
-        return float(known.mean()) if known.size else np.nan
+        return macro_f1_of(self.confusion)
 
     def __str__(self) -> str:
         width = max(map(len, self.classes))
@@ -388,9 +387,21 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
     known = truth >= 0
     truth, predicted = truth[known], predicted[known]
     count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
-    hits = np.bincount(truth[truth == predicted], minlength=count)
-    total = np.bincount(truth, minlength=count) + np.bincount(predicted, minlength=count)
-    return float((2 * hits[total > 0] / total[total > 0]).mean()) if len(truth) else np.nan
+    cells = np.bincount(np.ravel_multi_index((truth, predicted), (count, count)), minlength=count**2)
+    return macro_f1_of(cells.reshape(count, count))
+
+
+def macro_f1_of(confusion: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur or are predicted; NaN where none is.
+
+    Parameters
+    ----------
+    confusion : ndarray, shape (classes, classes)
+        Counts, weighted or not; rows are the true class, columns the predicted one.
+    """
+    total = confusion.sum(axis=0) + confusion.sum(axis=1)
+    seen = total > 0
+    return float((2 * confusion.diagonal()[seen] / total[seen]).mean()) if seen.any() else np.nan
 
 
 def one_against_others(truth: np.ndarray, index: int) -> np.ndarray:
@@ -478,8 +489,7 @@ def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> R
     edges = np.linspace(0, 1, bins + 1)
     count, hits, total = _binned(is_true, probability, bins)
     stated = np.divide(total, count, out=np.full(bins, np.nan), where=count > 0)
-    ece = float(np.abs(hits - total).sum() / len(is_true)) if len(is_true) else np.nan
-    return Reliability(edges, stated, _rates(hits, count), ece)
+    return Reliability(edges, stated, _rates(hits, count), calibration_error(is_true, probability, bins))
 
 
 def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:

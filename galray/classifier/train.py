@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +17,20 @@ from galray.classifier import network
 from galray.classifier.augment import Augmentation
 from galray.classifier.decision import DECISION_FILE
 from galray.classifier.examples import Examples
-from galray.classifier.judging import JUDGED_SPLITS, figures, judge
-from galray.classifier.loop import MODEL, PREDICTIONS_FILE, fit_loop
+from galray.classifier.judging import PREDICTIONS_FILE, figures, judge
+from galray.classifier.loop import MODEL, fit_loop
 from galray.classifier.losses import BalanceMethod
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import find_target
 from galray.classifier.teacher import Teacher
 from galray.core.cluster import Scaling, say, train_run
 from galray.core.config import JobConfig, Preset, require
-from galray.core.errors import LineageError, TrainingError
+from galray.core.errors import TrainingError
 from galray.core.manifest import Manifest, ancestry, publish, standing
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, flatten, track
-from galray.data.labelled import Labelled, refuse_other_labels, trained_on
+from galray.data.labelled import Labelled
+from galray.data.lineage import JUDGED_SPLITS, refuse_other_labels, refuse_seen, trained_on
 
 CHECKPOINTS = "checkpoints"
 
@@ -222,23 +222,6 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
     if teacher := config.teacher():
         teacher.check_tells(config.network())
     return parents
-
-
-def refuse_seen(manifests: Mapping[str, Manifest], splits: Sequence[str], judged: str) -> None:
-    """Refuse models that have seen galaxies of the splits which are to judge.
-
-    Raises
-    ------
-    LineageError
-        Names the first of them.
-    """
-    for uri, manifest in manifests.items():
-        seen = set(manifest.lineage.get("splits", ())) & set(splits)
-        if seen:
-            raise LineageError(
-                f"{uri} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, which judge {judged}. "
-                "Train it on the training split only, and make what follows from it again."
-            )
 
 
 def fit(config: ClassifyConfig, storage: Location, callbacks: list[UserCallback]) -> Result:

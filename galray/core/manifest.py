@@ -263,7 +263,7 @@ def _give_up(publication: Publication, claim: Claim) -> None:
 
 def file_fingerprint(location: Location) -> str:
     """Return 16 hexadecimal digits that identify a file's content."""
-    return hashlib.sha256(location.read_bytes()).hexdigest()[:16]
+    return fingerprint(location.read_bytes())
 
 
 def ancestry(location: Location) -> dict[str, Manifest]:

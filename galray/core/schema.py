@@ -317,6 +317,7 @@ def votes_of_label(label: str | None) -> np.ndarray:
     return votes
 
 
-def fingerprint(text: str) -> str:
-    """Return 16 hexadecimal digits that identify `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(content: str | bytes) -> str:
+    """Return 16 hexadecimal digits that identify `content`."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from galray.core.cells import votes_array
-from galray.core.errors import InputError, LineageError
-from galray.core.manifest import Manifest, file_fingerprint
+from galray.core.errors import InputError
+from galray.core.manifest import file_fingerprint
 from galray.core.schema import N_ANSWERS
-from galray.core.storage import Location, open_location
+from galray.core.storage import Location
 from galray.data.tables import as_ids, read_catalogue
 
 
@@ -82,41 +80,3 @@ def _masked(column: pa.ChunkedArray, known: np.ndarray) -> pa.Array:
 
 def _replaced(galaxies: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return galaxies.set_column(galaxies.column_names.index(name), name, values)
-
-
-def trained_on(parents: Mapping[str, str], labelled: Labelled | None) -> dict[str, Any]:
-    """Return the lineage of a model that was trained on training splits: what it has seen, and known."""
-    seen = {"trained_on": dict(parents), "splits": ["train"]}
-    return seen | ({"labelled": labelled.uri} if labelled else {})
-
-
-def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | None, learner: str) -> None:
-    """Refuse models that have known labels which this one may not: their pictures or answers tell them.
-
-    Parameters
-    ----------
-    manifests : mapping
-        URI -> manifest of a whole ancestry; those of models have ``splits`` in their lineage, and where they
-        have not known all labels ``labelled``, empty where they have known none.
-    labelled : Labelled or None
-        What the learner may know; None for all.
-    learner : str
-        For the message.
-
-    Raises
-    ------
-    LineageError
-        Names the first of them.
-    """
-    if labelled is None:
-        return
-    for uri, manifest in manifests.items():
-        lineage = manifest.lineage
-        if "splits" not in lineage or lineage.get("labelled") in ("", labelled.uri):
-            continue
-        known = Labelled.read(open_location(lineage["labelled"])) if "labelled" in lineage else None
-        if known is None or len(np.setdiff1d(known.galaxy_id, labelled.galaxy_id)):
-            raise LineageError(
-                f"{uri} ({manifest.kind}) has known labels that --labelled {labelled.uri} hides from "
-                f"{learner}. Train it with the same --labelled, and make what follows from it again."
-            )

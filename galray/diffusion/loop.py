@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
-import torch.distributed
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 from galray.core.cluster import Progress
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
-from galray.core.workers import is_first, of_all_workers
+from galray.core.workers import is_first, of_all_workers, rank_of
 from galray.data.stream import CachedGalaxies, TrainingStream, loader
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.objective import Draws
@@ -92,15 +91,7 @@ def _run_steps(
 
 def batches(config: TrainConfig, galaxies: CachedGalaxies, first_step: int) -> Iterator[dict[str, Tensor]]:
     """Yield this worker's share of every batch from a step on."""
-    context = ray.train.get_context()
-    stream = TrainingStream(
-        galaxies,
-        config.batch_size,
-        config.seed,
-        first_step,
-        context.get_world_rank(),
-        context.get_world_size(),
-    )
+    stream = TrainingStream(galaxies, config.batch_size, config.seed, first_step, *rank_of())
     return iter(loader(stream, config.loader_processes, pin_memory=get_device().type == "cuda"))
 
 
@@ -160,11 +151,7 @@ class StepDraws:
     def of(cls, config: TrainConfig, state: TrainingState, device: torch.device) -> StepDraws:
         generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + state.step)
         count, codec = config.batch_size, state.denoiser.codec
-        rank, workers = (
-            (torch.distributed.get_rank(), torch.distributed.get_world_size())
-            if torch.distributed.is_initialized()
-            else (0, 1)
-        )
+        rank, workers = rank_of()
         shape, share = (count, *codec.latent_shape), slice(rank, None, workers)
         seen = torch.zeros(count, N_ANSWERS, device=device)
         hidden = drop_questions(seen, config.p_question, config.p_all, generator).isnan()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from galray.core.config import require
-from galray.core.errors import ConfigError, LineageError
+from galray.core.errors import ConfigError
 from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.storage import open_location
-from galray.data.labelled import Labelled, refuse_other_labels
+from galray.data.labelled import Labelled
+from galray.data.lineage import JUDGED_SPLITS, refuse_other_labels, refuse_seen
 from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
@@ -157,12 +158,6 @@ def check_start(uri: str, labelled: Labelled | None) -> dict[str, str]:
         return {}
     place = open_location(uri)
     history = ancestry(place)
-    for seen_by, manifest in history.items():
-        seen = set(manifest.lineage.get("splits", ())) - {"train"}
-        if seen:
-            raise LineageError(
-                f"{seen_by} ({manifest.kind}) has seen {', '.join(sorted(seen))} galaxies, and --start-from "
-                "would carry them on. Start from a denoiser of the training split."
-            )
+    refuse_seen(history, JUDGED_SPLITS, "what --start-from leads to")
     refuse_other_labels(history, labelled, "this denoiser")
     return {place.uri: Manifest.read(place, "denoiser").fingerprint}

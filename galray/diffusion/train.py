@@ -21,7 +21,8 @@ from galray.core.manifest import Manifest, publish, standing
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, track
 from galray.data.batches import EmphasisRule
-from galray.data.labelled import Labelled, trained_on
+from galray.data.labelled import Labelled
+from galray.data.lineage import trained_on
 from galray.data.stream import CachedGalaxies, TrainingStream
 from galray.diffusion.cache import cached_galaxies
 from galray.diffusion.codec import Codec

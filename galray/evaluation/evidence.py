@@ -12,7 +12,6 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import col
 
-from galray.classifier.train import refuse_seen
 from galray.core.cluster import Scaling, say
 from galray.core.config import JobConfig, require
 from galray.core.errors import EmptyInputError, LineageError
@@ -21,6 +20,7 @@ from galray.core.shards import read_shards
 from galray.core.storage import Location
 from galray.data.batches import read_galaxies
 from galray.data.images import decode_rgb
+from galray.data.lineage import refuse_seen
 from galray.diffusion.fidelity import (
     Draw,
     Nearest,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+
+from galray.core.pictures import png
 
 FIGURES = "figures"
 _DPI = 160
@@ -34,9 +35,7 @@ class Picture:
     @classmethod
     def of(cls, name: str, figure: Figure, caption: str) -> Picture:
         """Draw a figure."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
-        return cls(name, buffer.getvalue(), caption)
+        return cls(name, png(figure, _DPI), caption)
 
     @property
     def data_uri(self) -> str:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from galray.classifier import metrics, network
 from galray.classifier.decision import Decision
+from galray.classifier.judging import of_split, read_predictions
 from galray.core.config import require
 from galray.core.errors import ConfigError, InputError, nearest
 from galray.core.storage import Location
-
-PREDICTIONS_FILE = "predictions.parquet"  # of a published classifier
 
 
 @dataclass(frozen=True)
@@ -96,9 +92,7 @@ def decide(
 
 def validation_predictions(classifier: Location) -> tuple[np.ndarray, np.ndarray]:
     """Read truth (1, 0, or -1 for unknown) and score of the galaxies that thresholds are chosen on."""
-    place = classifier / PREDICTIONS_FILE
-    table = pq.read_table(pa.BufferReader(place.read_bytes()), columns=["split", "truth", "score"])
-    rows = table.filter(pads.field("split") == "validation")
+    rows = of_split(read_predictions(classifier, ["split", "truth", "score"]), "validation")
     return rows["truth"].to_numpy(), rows["score"].to_numpy()
 
 

@@ -14,13 +14,14 @@ import pyarrow.dataset as pads
 from galray.classifier import metrics
 from galray.classifier.decision import Decision
 from galray.classifier.expectation import expected_yield
+from galray.classifier.judging import PREDICTIONS_FILE
 from galray.core.cluster import say
 from galray.core.manifest import Manifest, publish
 from galray.core.schema import SCORE_SCHEMA
 from galray.core.shards import read_shards, shard_paths
 from galray.core.storage import Location
 from galray.core.tracking import Run
-from galray.scan.aim import PREDICTIONS_FILE, validation_predictions
+from galray.scan.aim import validation_predictions
 from galray.scan.candidates import select, tables
 from galray.scan.columns import Columns
 from galray.scan.known import MATCHED, KnownObjects, MatchKnown, nearest_sources

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,8 +12,11 @@ from matplotlib.figure import Figure as MplFigure
 from galray.classifier.decision import Decision
 from galray.classifier.expectation import Yield
 from galray.classifier.metrics import Detection, Estimate, Rate
+from galray.core.pictures import png
 from galray.core.schema import REJECT_REASONS
 from galray.scan.document import Document, Figure, Section
+
+_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,7 @@ class Report:
             ax.plot(scores, np.full(len(scores), 0.7), "k|", markersize=9, label="known objects")
         ax.set(xlabel="score", ylabel="sources", yscale="log", xlim=(0, 1), ylim=(0.5, None))
         ax.legend(frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        return buffer.getvalue()
+        return png(figure, _DPI)
 
     def _threshold(self) -> Section:
         text = f"A candidate scores at least {self.decision.threshold:.4g}. "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from galray.classifier.metrics import CONFIDENCE, Estimate
+from galray.classifier.metrics import CONFIDENCE, Estimate, macro_f1_of
 from galray.core.errors import InputError
 from galray.search.ranking import over_seeds
 
@@ -56,9 +56,7 @@ Statistic = Callable[[Judged, np.ndarray | None], float]
 
 def macro_f1(judged: Judged, weights: np.ndarray | None = None) -> float:
     """Return the mean F1 of the classes that occur or are predicted."""
-    confusion = judged.confusion(weights)
-    total = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float((2 * confusion.diagonal()[total > 0] / total[total > 0]).mean())
+    return macro_f1_of(judged.confusion(weights))
 
 
 def average_precision(judged: Judged, weights: np.ndarray | None = None) -> float:

@@ -11,18 +11,15 @@ labels of the galaxies on the setting's list. What all of them go on from has se
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from galray.classifier.decision import Decision
 from galray.classifier.examples import LABEL_COLUMNS
-from galray.classifier.judging import of_split
-from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.judging import of_split, read_predictions
 from galray.classifier.train import classify
 from galray.core.cluster import say
 from galray.core.errors import EmptyInputError
@@ -30,6 +27,7 @@ from galray.core.manifest import Manifest, publish, standing, write_parquet
 from galray.core.storage import Location
 from galray.core.tracking import track
 from galray.data.batches import read_galaxies
+from galray.data.lineage import JUDGED_SPLITS
 from galray.diffusion.synthesize import synthesize
 from galray.diffusion.train import train
 from galray.evaluation.report import FIGURES
@@ -87,15 +85,12 @@ def run_setting(config: StudyConfig, known: pa.Table, setting: Setting) -> Outco
     """Run all cells of one setting and judge them."""
     cells = {seed: run_seed(config, publish_labels(config, known, setting, seed)) for seed in config.seeds}
     methods = [name for name in config.methods if all(name in of_seed for of_seed in cells.values())]
-    by_method = {name: [cells[seed][name] for seed in config.seeds] for name in methods}
-
-    def judged(split: str) -> dict[str, list[Judged]]:
-        return {
-            name: [read_judged(config, place, split) for place in places]
-            for name, places in by_method.items()
-        }
-
-    return outcome(config, setting, judged("validation"), judged("test"))
+    read = {name: [read_judged(config, cells[seed][name]) for seed in config.seeds] for name in methods}
+    validation, test = (
+        {name: [of_seed[split] for of_seed in of_method] for name, of_method in read.items()}
+        for split in JUDGED_SPLITS
+    )
+    return outcome(config, setting, validation, test)
 
 
 def run_seed(config: StudyConfig, labels: Labels) -> dict[str, Location]:
@@ -144,11 +139,11 @@ def training_labels(config: StudyConfig) -> pa.Table:
     return pa.concat_tables(ray.get(found))
 
 
-def read_judged(config: StudyConfig, classifier: Location, split: str) -> Judged:
-    """Read what a published classifier made of the galaxies of one split."""
-    predictions = pq.read_table(io.BytesIO((classifier / PREDICTIONS_FILE).read_bytes()))
-    rows = of_split(predictions, split).sort_by("galaxy_id")
-    return judged_rows(rows, Decision.read(classifier).threshold if config.classify.target else None)
+def read_judged(config: StudyConfig, classifier: Location) -> dict[str, Judged]:
+    """Read what a published classifier made of the galaxies of each split that judges."""
+    predictions = read_predictions(classifier).sort_by("galaxy_id")
+    threshold = Decision.read(classifier).threshold if config.classify.target else None
+    return {split: judged_rows(of_split(predictions, split), threshold) for split in JUDGED_SPLITS}
 
 
 def judged_rows(rows: pa.Table, threshold: float | None) -> Judged:

@@ -22,12 +22,13 @@ from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.result import DONE
 
-from galray.classifier.loop import MODEL, PREDICTIONS_FILE
+from galray.classifier.judging import PREDICTIONS_FILE
+from galray.classifier.loop import MODEL
 from galray.classifier.train import CHECKPOINTS, check_lineage, fit
 from galray.core.manifest import publish
 from galray.core.storage import Location
 from galray.core.tracking import Run
-from galray.data.labelled import trained_on
+from galray.data.lineage import trained_on
 from galray.search.records import Figures, TrialRecord, mean_figures
 from galray.search.space import Point
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray import tune
 from ray.tune import Tuner
@@ -17,12 +15,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from galray.classifier import network
 from galray.classifier.examples import Examples
-from galray.classifier.judging import judge
-from galray.classifier.loop import PREDICTIONS_FILE
+from galray.classifier.judging import judge, read_predictions
 from galray.classifier.train import CHECKPOINTS, check_lineage
 from galray.core.cluster import say
 from galray.core.errors import PublishError, TrainingError
 from galray.core.manifest import Manifest, Publication, local_folder, publish, standing, write_parquet
+from galray.core.pictures import png
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
 from galray.diffusion.synthesize import synthesize
@@ -37,6 +35,7 @@ from galray.search.trial import FOLLOWED, EndTrials, try_point
 __all__ = ["PRESETS", "SearchConfig", "search"]
 
 PLAN = "plan.json"
+_DPI = 140
 TUNE = "tune"  # what Ray Tune writes for itself, deleted at the end
 # A trial waits for its classifier's workers: it must not hold a core that they need.
 _WAITS: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
@@ -189,8 +188,7 @@ def judge_on_test(config: SearchConfig, output: Location, point: Point) -> dict[
 
 def _test_report(trial: Location) -> dict[str, Any]:
     with local_folder(trial, "trial") as folder:
-        predictions = pq.read_table(io.BytesIO((trial / PREDICTIONS_FILE).read_bytes()))
-        return judge(predictions, network.load(folder).config)[1]["test"]
+        return judge(read_predictions(trial), network.load(folder).config)[1]["test"]
 
 
 def _figures(report: dict[str, Any]) -> dict[str, float]:
@@ -216,10 +214,9 @@ def _publish(
     if config.classify.target:
         figures["completeness_purity.png"] = pareto_front(points)
     for name, figure in figures.items():
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=140)
-        publication.write(name, image.getvalue())
-        run.figure(figure, name)
+        image = png(figure, _DPI)
+        publication.write(name, image)
+        run.file(name, image)
     texts = {
         "points.csv": points.to_csv(index=False),
         "why.txt": best["why"],

@@ -11,7 +11,8 @@ from galray.core.errors import InputError, LineageError, MissingColumnError
 from galray.core.manifest import Manifest, ancestry, publish
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location, open_location
-from galray.data.labelled import Labelled, refuse_other_labels, trained_on
+from galray.data.labelled import Labelled
+from galray.data.lineage import refuse_other_labels, trained_on
 
 LARGE = 587722952230174996  # a float64 rounds it
 

@@ -44,7 +44,7 @@ class JobProcess:
             if time.monotonic() > until_s:
                 self.kill_all()
                 raise TimeoutError(f"What was waited for did not happen in {_PATIENCE_S:.0f} s.")
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -60,3 +60,22 @@ class JobProcess:
 
     def end(self) -> int:
         return self.process.wait(timeout=_PATIENCE_S)
+
+
+def killed_after(
+    count: int, job: JobProcess, output: Path, *, meanwhile: Callable[[int], None] = lambda _: None
+) -> None:
+    """Kill a job's driver once so many units are done; `meanwhile` is called with its pid before."""
+
+    def are_done() -> bool:
+        done = len(list(output.glob("units/*.json"))) >= count
+        if not done:
+            meanwhile(job.process.pid)
+        return done
+
+    try:
+        job.wait_for(are_done)
+    finally:
+        job.process.kill()
+        job.process.wait()
+    time.sleep(1)  # Ray ends its workers, which may finish what they are at

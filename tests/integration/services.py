@@ -42,7 +42,6 @@ _SETUP = (
 _OBJECT_STORE_BYTES = 512 << 20
 _STOP_S = 20
 _STEP_S = 120
-_KILL_S = 300
 
 _CEPH_CONF = """
 [global]
@@ -271,23 +270,6 @@ def autoscaling_ray_cluster(folder: Path, node_types: Mapping[str, Any]) -> Iter
     scaling = f"--autoscaling-config={file}"
     with ray_cluster(folder, environment, scaling, port=port, cpus=0) as access:
         yield access
-
-
-def killed_after(
-    count: int, command: list[str], output: Path, *, meanwhile: Callable[[int], None] = lambda _: None
-) -> None:
-    """Kill a job's driver once so many units are done; `meanwhile` is called with its pid before."""
-    with subprocess.Popen(command, cwd=REPOSITORY) as job:
-        deadline_s = time.monotonic() + _KILL_S
-        try:
-            while len(list(output.glob("units/*.json"))) < count:
-                if job.poll() is not None or time.monotonic() > deadline_s:
-                    raise ServiceError(f"{' '.join(command)} could not be killed in time")
-                meanwhile(job.pid)
-                time.sleep(0.01)
-        finally:
-            job.kill()
-    time.sleep(1)  # Ray ends its workers, which may finish what they are at
 
 
 def free_ports(count: int) -> list[int]:

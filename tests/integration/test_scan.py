@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from galray.scan.options import ScanConfig
 from galray.scan.scan import scan
 from galray.scan.vet import VetConfig, vet
 from tests.integration import services
+from tests.integration.processes import JobProcess, killed_after
 
 SIZE_PX = 32
 N_TILES = 3
@@ -263,7 +262,7 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
         "batch-size": 16,
     }
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    command, victims = [sys.executable, "jobs/scan.py", *words], []
+    log, victims = tmp_path / "log.txt", []
 
     def kill_a_worker(driver: int) -> None:
         if not victims and list(tmp_path.glob("scan/units/*.json")):
@@ -271,7 +270,7 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
             for worker in victims:
                 worker.kill()
 
-    services.killed_after(8, command, tmp_path / "scan", meanwhile=kill_a_worker)
+    killed_after(8, JobProcess("scan", *words, log=log), tmp_path / "scan", meanwhile=kill_a_worker)
     assert victims
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scan/units/*.json")}
     with pytest.raises(PublishError, match="another catalogue, or with other columns, selection"):
@@ -279,7 +278,7 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
     with pytest.raises(PublishError, match="other options"):
         scan(config_of(tmp_path, survey, classifier, resume=True, rows_per_task=1, cutout_px=40))
     assert done == {path: path.stat().st_mtime_ns for path in done}  # what stood was left alone
-    subprocess.run([*command, "--resume"], cwd=services.REPOSITORY, check=True, timeout=300)
+    assert JobProcess("scan", *words, "--resume", log=log).end() == 0, log.read_text()[-3000:]
     assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=1e-5)
     manifest = Manifest.read(open_location(str(tmp_path / "scan")), "scores")
     assert manifest.counts["rows_in"] == manifest.counts["rows_out"] == len(catalogue_of(survey))

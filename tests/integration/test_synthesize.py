@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from galray.diffusion.denoiser import DenoiserConfig, build_denoiser
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from tests.integration import services
-from tests.integration.services import REPOSITORY
+from tests.integration.processes import JobProcess, killed_after
 
 TINY = DenoiserConfig(
     size_px=8, fold=2, channels=(16, 32), attention=(False, True), head_dim=16, token_dim=16, norm_groups=8
@@ -155,17 +154,24 @@ def test_votes_of_a_class_come_from_training_galaxies_alone(root):
 def test_a_killed_driver_and_a_resumed_job(undisturbed, root):
     """Nothing is painted twice, nothing is lost, and no other work goes into a folder that was begun."""
     begun = root / "killed"
-    command = [sys.executable, "jobs/synthesize.py", "--root", str(root), "--output", str(begun)]
-    options = {"recipe": root / "recipe.yaml", "count": 15, "batch-size": 3, "num-steps": 40}
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    services.killed_after(2, [*command, "--scaling.workers", "1"], begun)
+    options = {
+        "root": root,
+        "output": begun,
+        "recipe": root / "recipe.yaml",
+        "count": 15,
+        "batch-size": 3,
+        "num-steps": 40,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    job = JobProcess("synthesize", *words, "--scaling.workers", "1", log=root / "log.txt")
+    killed_after(2, job, begun)
     done = {p: p.stat().st_mtime_ns for p in (begun / "shards").iterdir() if recorded(begun, p)}
     assert 2 <= len(done) < UNITS
     with pytest.raises(PublishError, match="unfinished"):
         standing(open_location(str(begun)), "synthetic", resume=False)
     with pytest.raises(PublishError, match="other options"):
         synthesize(replace(config_of(root, "killed", resume=True), seed=1))
-    subprocess.run([*command, "--resume"], cwd=REPOSITORY, check=True, timeout=_LONG_S)
+    assert JobProcess("synthesize", *words, "--resume", log=root / "log.txt").end() == 0
     assert painted(root, "killed") == undisturbed
     again = {path: path.stat().st_mtime_ns for path in done}
     assert again == done  # what stood was left alone

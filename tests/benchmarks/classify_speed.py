@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,11 +21,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
+from hardware import hardware
+from noise_galaxies import publish_noise
+from rates import compared
 from torch.nn import functional as F
 
 from galray.classifier.augment import resample
@@ -34,10 +33,7 @@ from galray.classifier.network import Classifier
 from galray.classifier.targets import MORPHOLOGY
 from galray.classifier.train import PRESETS, ClassifyConfig, fit
 from galray.core.cluster import connect
-from galray.core.manifest import publish, write_parquet
-from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import open_location
-from galray.data.images import encode_jpeg
 
 CONFIG = PRESETS["classes"].config
 JUDGED = 64  # galaxies in each of the other splits
@@ -49,7 +45,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def main(galaxies: int = 6400, epochs: int = 2, repeats: int = 3) -> None:
     with tempfile.TemporaryDirectory(prefix="galray-classify-speed-") as name:
         config = replace(CONFIG, root=name, epochs=epochs)
-        write_galaxies(config, galaxies)
+        publish_noise(config.location(config.galaxies), galaxies, config.size_px, JUDGED)
         figures = {
             "hardware": hardware(),
             "backbone": config.backbone,
@@ -64,7 +60,7 @@ def main(galaxies: int = 6400, epochs: int = 2, repeats: int = 3) -> None:
     print(json.dumps(figures))
 
 
-def compare(config: ClassifyConfig, galaxies: int, repeats: int) -> dict[str, float | list[float]]:
+def compare(config: ClassifyConfig, galaxies: int, repeats: int) -> dict[str, object]:
     job, bare, whole = [], [], []
     with connect(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         for i in range(repeats):
@@ -73,14 +69,7 @@ def compare(config: ClassifyConfig, galaxies: int, repeats: int) -> dict[str, fl
             whole.append(config.epochs * galaxies / (time.perf_counter() - started_s))
             job.append((result.metrics or {})["images_per_s"])
             bare.append(pool.submit(bare_loop, config, galaxies).result())
-    middle = statistics.median
-    return {
-        "job_images_per_s": round(middle(job), 1),
-        "bare_images_per_s": round(middle(bare), 1),
-        "ratio": round(middle(job) / middle(bare), 3),
-        "ratios": [round(a / b, 3) for a, b in zip(job, bare, strict=True)],
-        "whole_job_images_per_s": round(middle(whole), 1),
-    }
+    return {**compared(job, bare), "whole_job_images_per_s": round(statistics.median(whole), 1)}
 
 
 def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
@@ -106,39 +95,6 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
             optimizer.step()
         rate = galaxies / (time.perf_counter() - started_s)
     return rate
-
-
-def write_galaxies(config: ClassifyConfig, count: int) -> None:
-    """Publish noise with labels, most of it to train on."""
-    random = np.random.default_rng(0)
-    splits = ["train"] * count + ["validation"] * JUDGED + ["test"] * JUDGED
-    size = config.size_px
-    pixels = random.integers(0, 256, (len(splits), size, size, 3), dtype=np.uint8)
-    rows = [
-        {
-            "galaxy_id": i,
-            "survey": "noise",
-            "votes": [float("nan")] * N_ANSWERS,
-            "label": MORPHOLOGY[i % len(MORPHOLOGY)].name,
-            "image": encode_jpeg(image),
-            "height": size,
-            "width": size,
-            "split": split,
-            "source": "mock",
-            "provenance": "{}",
-        }
-        for i, (split, image) in enumerate(zip(splits, pixels, strict=True))
-    ]
-    location = config.location(config.galaxies)
-    with publish(location, "galaxies") as publication:
-        table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)
-        publication.add(write_parquet(location, "shards/part-0.parquet", table))
-
-
-def hardware() -> dict[str, str | int]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": processor or platform.processor(), "cores": os.cpu_count() or 1}
 
 
 if __name__ == "__main__":

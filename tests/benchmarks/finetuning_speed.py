@@ -18,7 +18,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ from diffusers.training_utils import EMAModel
 from hardware import hardware
 from noise_galaxies import publish_noise
 from PIL import Image
+from rates import compared
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 from training_speed import job_rate
@@ -85,17 +85,13 @@ def main(steps: int = 10, repeats: int = 3, batch_size: int = 2) -> None:
             job.append(job_rate(Path(name), config))
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 example.append(pool.submit(example_rate, config).result())
-    middle = statistics.median
     figures = {
         "hardware": hardware(),
         "network": "Stable Diffusion 1.5 at half its width, 424 px, float32",
         "batch_size": batch_size,
         "steps": steps,
         "repeats": repeats,
-        "job_images_per_s": round(middle(job), 4),
-        "example_images_per_s": round(middle(example), 4),
-        "ratio": round(middle(job) / middle(example), 3),
-        "ratios": [round(a / b, 3) for a, b in zip(job, example, strict=True)],
+        **compared(job, example, "example"),
         "first_job_with_its_cache_s": round(cache_s, 1),
     }
     print(json.dumps(figures))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from galray.classifier.targets import MORPHOLOGY
 from galray.core.manifest import publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location
 from galray.data.images import encode_jpeg
+from galray.data.lineage import JUDGED_SPLITS
 
 
 def noise_images(count: int, size_px: int) -> np.ndarray:
@@ -18,23 +20,25 @@ def noise_images(count: int, size_px: int) -> np.ndarray:
     return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :size_px, :size_px]
 
 
-def publish_noise(location: Location, count: int, size_px: int) -> None:
-    """Publish noise as galaxies of the training split, with votes."""
-    votes = np.random.default_rng(1).random((count, N_ANSWERS), dtype=np.float32)
+def publish_noise(location: Location, count: int, size_px: int, judged: int = 0) -> None:
+    """Publish noise as galaxies to train on, with votes and labels, and `judged` more in each other split."""
+    splits = ["train"] * count + [split for split in JUDGED_SPLITS for _ in range(judged)]
+    votes = np.random.default_rng(1).random((len(splits), N_ANSWERS), dtype=np.float32)
     rows = [
         {
             "galaxy_id": i,
             "survey": "noise",
             "votes": votes[i].tolist(),
             "classifications": 40,
+            "label": MORPHOLOGY[i % len(MORPHOLOGY)].name,
             "image": encode_jpeg(image),
             "height": size_px,
             "width": size_px,
-            "split": "train",
+            "split": splits[i],
             "source": "mock",
             "provenance": "{}",
         }
-        for i, image in enumerate(noise_images(count, size_px))
+        for i, image in enumerate(noise_images(len(splits), size_px))
     ]
     with publish(location, "galaxies") as publication:
         table = pa.Table.from_pylist(rows, schema=GALAXY_SCHEMA)

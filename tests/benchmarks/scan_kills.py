@@ -1,6 +1,6 @@
 """One scan, killed at random moments again and again: not one row is lost or doubled.
 
-    python tests/benchmarks/scan_kills.py [kills] [sources] [seed]
+    PYTHONPATH=. python tests/benchmarks/scan_kills.py [kills] [sources] [seed]
 
 A real cluster on this machine (a head and two nodes of one core), a real S3 service (Ceph's gateway) that
 holds catalogue, tiles, classifier and scores. The survey is four mock tiles, their sources repeated under
@@ -32,10 +32,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-import torch
+from hardware import hardware
+from untrained_classifier import publish_untrained
 
-from galray.classifier import network
-from galray.core.manifest import Manifest, publish
+from galray.core.manifest import Manifest
 from galray.core.storage import Location, open_location
 from galray.data.mock import MockConfig, render_tile
 from tests.integration import services
@@ -94,7 +94,7 @@ class Chaos:
                 node.wait()
         expected, found = (rows_of(self._root / name) for name in ("undisturbed", "disturbed"))
         return {
-            "cores": os.cpu_count(),
+            "hardware": hardware(),
             "rows": len(expected),
             "rows_differ": differ(expected, found),
             "hits": dict(self.hits),
@@ -217,13 +217,7 @@ def write_inputs(root: Location, sources: int) -> None:
         (root / f"survey/tiles/{tile.name}.fits").write_bytes(buffer.getvalue())
         catalogues.append(tile.catalogue)
     write_catalogue(root, pa.concat_tables(catalogues), sources)
-    torch.manual_seed(0)
-    decision = {"target": "dust_lane_early_type", "threshold": 0.9, "train_prevalence": 0.1}
-    with tempfile.TemporaryDirectory() as folder, publish(root / "classifier", "classifier") as publication:
-        model = network.Classifier(network.ClassifierConfig("resnet-tiny", SIZE_PX))
-        network.save(model, Path(folder) / "model")
-        publication.add_folder(Path(folder) / "model")
-        publication.write("decision.json", json.dumps(decision))
+    publish_untrained(root / "classifier", "resnet-tiny", SIZE_PX, threshold=0.9)
 
 
 def write_catalogue(root: Location, once: pa.Table, sources: int) -> None:

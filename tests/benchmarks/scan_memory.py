@@ -27,11 +27,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from hardware import hardware
+from untrained_classifier import publish_untrained
 
-from galray.classifier import network
 from galray.core.cluster import connect
-from galray.core.manifest import Manifest, publish
+from galray.core.manifest import Manifest
 from galray.core.storage import open_location
 from galray.data.mock import MockConfig, render_tile
 from galray.scan.options import ScanConfig
@@ -54,7 +54,7 @@ def main(sizes: tuple[int, ...]) -> None:
     growth = {
         kind: max(p[kind] for p in peaks.values()) / min(p[kind] for p in peaks.values()) for kind in kinds
     }
-    print(json.dumps({"peaks": peaks, "growth": growth, "cores": os.cpu_count()}))
+    print(json.dumps({"peaks": peaks, "growth": growth, "hardware": hardware()}))
 
 
 def drive(rows: int) -> None:
@@ -120,7 +120,7 @@ def write_inputs(rows: int, root: Path) -> None:
     for first in range(0, rows, ROWS_PER_BLOCK):
         ids = np.arange(first, min(first + ROWS_PER_BLOCK, rows))
         pq.write_table(block(tile.catalogue, ids), root / f"survey/catalogue/{first:09d}.parquet")
-    write_classifier(root)
+    publish_untrained(open_location(str(root / "classifier")), "resnet-tiny", SIZE_PX)
 
 
 def block(sources: pa.Table, ids: np.ndarray) -> pa.Table:
@@ -129,15 +129,6 @@ def block(sources: pa.Table, ids: np.ndarray) -> pa.Table:
     magnitude = np.where(fate >= 51, 22.0, 17.0)
     columns = {"galaxy_id": ids, "ra": rows["ra"], "dec": dec, "magnitude": magnitude}
     return pa.table({**columns, "tile": [f"tile-{n}" for n in ids // ROWS_PER_TILE]})
-
-
-def write_classifier(root: Path) -> None:
-    torch.manual_seed(0)
-    decision = {"target": "dust_lane_early_type", "threshold": 1.0, "train_prevalence": 0.1}
-    with publish(open_location(str(root / "classifier")), "classifier") as publication:
-        network.save(network.Classifier(network.ClassifierConfig("resnet-tiny", SIZE_PX)), root / "model")
-        publication.add_folder(root / "model")
-        publication.write("decision.json", json.dumps(decision))
 
 
 if __name__ == "__main__":

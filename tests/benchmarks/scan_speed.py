@@ -17,11 +17,9 @@ import io
 import json
 import os
 import resource
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,10 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from astropy.io import fits
+from hardware import hardware
+from rates import compared, per_s
+from untrained_classifier import publish_untrained
 
 from galray.classifier import network
 from galray.core.cluster import connect
-from galray.core.manifest import publish
 from galray.core.storage import open_location
 from galray.data.images import Rendering
 from galray.data.mock import MockConfig, render_tile
@@ -62,11 +62,11 @@ def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
     with tempfile.TemporaryDirectory(prefix="galray-scan-speed-") as name:
         root = Path(name)
         write_survey(root, tiles)
-        write_classifier(root)
+        publish_untrained(open_location(str(root / "classifier")), BACKBONE, SIZE_PX)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [sources] * workers))
             figures = {
-                "cores": workers,
+                "hardware": hardware(),
                 "repeats": repeats,
                 "cutouts_per_s": round(workers * sources / max(seconds for seconds, _ in cutting)),
                 "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
@@ -84,12 +84,8 @@ def compare(root: Path, pool: ProcessPoolExecutor, workers: int, repeats: int) -
             scan(config(root, i))
             job.append(job_rate(root / f"scan-{i}/shards", workers))
             done = list(pool.map(bare_loop, [root] * workers, [24] * workers))
-            bare.append(BATCH_SIZE * rate([t for times in done for t in times], workers))
-    return {
-        "job_images_per_s": round(statistics.median(job), 1),
-        "bare_images_per_s": round(statistics.median(bare), 1),
-        "ratios": [round(a / b, 3) for a, b in zip(job, bare, strict=True)],
-    }
+            bare.append(BATCH_SIZE * per_s([t for times in done for t in times], workers))
+    return compared(job, bare)
 
 
 def config(root: Path, run: int) -> ScanConfig:
@@ -124,12 +120,6 @@ def job_rate(shards: Path, workers: int) -> float:
     return sum(rows[workers:]) / (times[-1] - times[workers - 1])
 
 
-def rate(finished_s: Iterable[float], workers: int) -> float:
-    """Return batches a second, from when each process had its first done to the end of the last."""
-    times = sorted(finished_s)
-    return (len(times) - workers) / (times[-1] - times[workers - 1])
-
-
 def bare_loop(root: Path, batches: int) -> list[float]:
     """Apply the classifier to a batch again and again; returns when each was done."""
     return apply(root, Engine(), batches)
@@ -143,7 +133,7 @@ def engines(root: Path) -> list[tuple[Path, Engine]]:
 def engine_rate(root: Path, engine: Engine, batches: int = 12) -> tuple[str, float]:
     """Return an engine's images a second, in one process of one thread."""
     kind = f"{engine.name} {'bfloat16' if engine.bfloat16 else 'float32'}"
-    return kind, round(BATCH_SIZE * rate(apply(root, engine, batches), 1), 1)
+    return kind, round(BATCH_SIZE * per_s(apply(root, engine, batches), 1), 1)
 
 
 def apply(root: Path, engine: Engine, batches: int) -> list[float]:
@@ -186,15 +176,6 @@ def positions(root: Path, tile: int, sources: int) -> pa.Table:
 def catalogue(root: Path, tile: int, sources: int) -> pa.Table:
     rows = positions(root, tile, sources)
     return sources_table({name: rows[name] for name in rows.column_names}, sources)
-
-
-def write_classifier(root: Path) -> None:
-    torch.manual_seed(0)
-    decision = {"target": "dust_lane_early_type", "threshold": 1.0, "train_prevalence": 0.1}
-    with publish(open_location(str(root / "classifier")), "classifier") as publication:
-        network.save(network.Classifier(network.ClassifierConfig(BACKBONE, SIZE_PX)), root / "model")
-        publication.add_folder(root / "model")
-        publication.write("decision.json", json.dumps(decision))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -28,6 +27,7 @@ from pathlib import Path
 import torch
 from diffusers.utils.logging import disable_progress_bar
 from hardware import hardware
+from rates import compared, per_s
 
 from galray.core.cluster import Scaling, connect
 from galray.core.manifest import publish
@@ -65,9 +65,7 @@ def main(batches: int = 12, repeats: int = 3) -> None:
     print(json.dumps(figures))
 
 
-def compare(
-    root: Path, workers: int, batches: int, repeats: int, bfloat16: bool
-) -> dict[str, float | list[float]]:
+def compare(root: Path, workers: int, batches: int, repeats: int, bfloat16: bool) -> dict[str, object]:
     job, bare, whole_s = [], [], []
     with connect(), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for i in range(repeats):
@@ -86,32 +84,18 @@ def compare(
             synthesize(config)
             whole_s.append(time.perf_counter() - started_s)
             shards = sorted((output / "shards").iterdir())
-            job.append(rate([path.stat().st_mtime for path in shards], workers))
+            job.append(BATCH_SIZE * per_s([path.stat().st_mtime for path in shards], workers))
             tasks = [
                 (root / "denoiser", part, workers * batches, bfloat16) for part in _parts(workers, batches)
             ]
-            bare.append(
-                rate([t for times in pool.map(bare_loop, *zip(*tasks, strict=True)) for t in times], workers)
-            )
-    ratios = [a / b for a, b in zip(job, bare, strict=True)]
-    middle = statistics.median
-    return {
-        "job_images_per_s": round(middle(job), 2),
-        "bare_images_per_s": round(middle(bare), 2),
-        "ratio": round(middle(job) / middle(bare), 3),
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "whole_job_images_per_s": round(workers * batches * BATCH_SIZE / middle(whole_s), 2),
-    }
+            finished = pool.map(bare_loop, *zip(*tasks, strict=True))
+            bare.append(BATCH_SIZE * per_s([t for times in finished for t in times], workers))
+    whole = workers * batches * BATCH_SIZE / statistics.median(whole_s)
+    return {**compared(job, bare), "whole_job_images_per_s": round(whole, 2)}
 
 
 def _parts(workers: int, batches: int) -> list[range]:
     return [range(first, workers * batches, workers) for first in range(workers)]
-
-
-def rate(finished_s: Iterable[float], workers: int) -> float:
-    """Return images a second, from when each process had its first batch done to the end of the last."""
-    times = sorted(finished_s)
-    return BATCH_SIZE * (len(times) - workers) / (times[-1] - times[workers - 1])
 
 
 def bare_loop(denoiser: Path, numbers: range, total: int, bfloat16: bool) -> list[float]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import torch
 from hardware import hardware
 from mlflow import MlflowClient
 from noise_galaxies import noise_images, publish_noise
+from rates import compared
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from galray.core.cluster import connect
@@ -65,7 +65,6 @@ def main(steps: int = 60, repeats: int = 3) -> None:
             # A process of its own, as the job's worker is: what one leaves in memory does not slow the next.
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 bare.append(pool.submit(bare_rate, config).result())
-    middle = statistics.median
     figures = {
         "hardware": hardware(),
         "preset": PRESET,
@@ -73,10 +72,7 @@ def main(steps: int = 60, repeats: int = 3) -> None:
         "bfloat16": preset.bfloat16,
         "steps": steps,
         "repeats": repeats,
-        "job_images_per_s": round(middle(job), 2),
-        "bare_images_per_s": round(middle(bare), 2),
-        "ratio": round(middle(job) / middle(bare), 3),
-        "ratios": [round(a / b, 3) for a, b in zip(job, bare, strict=True)],
+        **compared(job, bare),
     }
     print(json.dumps(figures))
 

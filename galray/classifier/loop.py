@@ -33,7 +33,7 @@ from galray.classifier.judging import PREDICTIONS_FILE, validation_metrics
 from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
 from galray.classifier.votes import vote_loss
-from galray.core.cluster import Progress
+from galray.core.cluster import Progress, say
 from galray.core.workers import is_first, of_all_workers, rank_of
 from galray.data.lineage import JUDGED_SPLITS
 from galray.data.stream import Batch, CachedGalaxies, MixedStream, TrainingStream, loader
@@ -55,6 +55,8 @@ def fit_loop(settings: dict[str, Any]) -> None:
     if latest is not None:
         with latest.as_directory() as folder:
             state.restore(Path(folder))
+        if is_first():
+            say(f"classify: goes on from the checkpoint after step {state.step}")
     model = prepare_model(state.model, move_to_device=False)
     _run_epochs(config, examples, state, model)
 

@@ -10,7 +10,7 @@
     ├── PublishError            an output that already stands, or is unfinished
     ├── TrainingError           a training that cannot go on
     └── StorageError            a folder or bucket that cannot be used
-        ├── StorageUnreachable  no answer from the endpoint
+        ├── StorageUnreachable  no answer from the endpoint, or none but its own failure
         └── StorageDenied       the keys or permissions are refused
 
 Messages name the file, row or option, and end with the remedy.
@@ -103,7 +103,7 @@ class StorageError(GalrayError):
 
 
 class StorageUnreachable(StorageError):
-    """No answer from the object store's endpoint."""
+    """No answer from the object store's endpoint, or none but its own failure."""
 
 
 class StorageDenied(StorageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -144,12 +145,17 @@ def _renamed_at_the_end(path: str) -> Iterator[Writable]:
 
 
 def _create_file(path: str, data: bytes) -> bool:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(path, "xb") as file:
-            file.write(data)
+        file.touch(exist_ok=False)
     except FileExistsError:
         return False
+    try:
+        file.write_bytes(data)
+    except OSError:  # of a full disk: what is left would be taken for another run's
+        file.unlink()
+        raise
     return True
 
 
@@ -228,6 +234,11 @@ def _s3_endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_SIGN = "QuotaExceeded"  # of a bucket; Ceph says it with the status of refused keys
+_EXPIRED_SIGNS = ("ExpiredToken", "TokenRefreshRequired", "REQUEST_EXPIRED")
+_BAD_WITHOUT_REASON = "(HTTP status 400) during Head"  # no answer to HEAD has a body that could say why
+_CLOCK_SIGNS = ("REQUEST_TIME_TOO_SKEWED", "RequestTimeTooSkewed")
 _DENIED_SIGNS = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY_ID",
@@ -239,6 +250,7 @@ _DENIED_SIGNS = (
     "HTTP status 403",
 )
 _UNREACHABLE_SIGNS = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Connection refused")
+_FAILING_SIGNS = ("SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "HTTP status 500", "HTTP status 503")
 
 
 @contextmanager
@@ -251,18 +263,47 @@ def storage_errors(uri: str) -> Iterator[None]:
     except PermissionError as error:
         raise StorageDenied(f"{uri}: permission denied. Choose another place, or mend its rights.") from error
     except OSError as error:
-        raise _storage_error(uri, str(error)) from error
+        raise _storage_error(uri, error) from error
 
 
-def _storage_error(uri: str, message: str) -> StorageError:
-    if any(sign in message for sign in _DENIED_SIGNS):
-        return StorageDenied(
-            f"{uri}: the object store refuses the keys or they lack the right. Check AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY (or the profile or role) and the bucket's policy."
+def _storage_error(uri: str, error: OSError) -> StorageError:
+    message = str(error)
+    if error.errno in _FULL or _FULL_SIGN in message:
+        return StorageError(
+            f"{uri}: the disk is full, or its quota used up. Make room, then go on with --resume; "
+            "or choose another place."
         )
+    if denied := _denied(uri, message):
+        return denied
     if any(sign in message for sign in _UNREACHABLE_SIGNS):
         return StorageUnreachable(
             f"{uri}: no answer from {_s3_endpoint() or 'AWS S3'}. "
             "Check AWS_ENDPOINT_URL, the region and the network."
         )
+    if any(sign in message for sign in _FAILING_SIGNS):
+        return StorageUnreachable(
+            f"{uri}: the object store answers that it is overloaded or failing, however often it is asked: "
+            f"{message}. Wait until it has recovered, then go on with --resume."
+        )
     return StorageError(f"{uri}: {message}. Check that the place exists and can be written.")
+
+
+def _denied(uri: str, message: str) -> StorageDenied | None:
+    if any(sign in message for sign in _EXPIRED_SIGNS):
+        return StorageDenied(
+            f"{uri}: the keys have expired. Get new ones, such as by `aws sso login`, then go on with "
+            "--resume; those of a machine's role renew themselves."
+        )
+    if _BAD_WITHOUT_REASON in message:
+        return StorageDenied(
+            f"{uri}: the object store refuses without a reason, as it does when keys have expired or "
+            "AWS_REGION is not the bucket's. Get new keys or correct it, then go on with --resume."
+        )
+    if any(sign in message for sign in _CLOCK_SIGNS):
+        return StorageDenied(f"{uri}: this machine's clock is wrong. Set it, then go on with --resume.")
+    if any(sign in message for sign in _DENIED_SIGNS):
+        return StorageDenied(
+            f"{uri}: the object store refuses the keys or they lack the right. Check AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY (or the profile or role) and the bucket's policy."
+        )
+    return None

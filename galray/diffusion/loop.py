@@ -21,7 +21,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from galray.core.cluster import Progress
+from galray.core.cluster import Progress, say
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.core.workers import is_first, of_all_workers, rank_of
@@ -56,6 +56,8 @@ def train_loop(settings: dict[str, Any]) -> None:
     latest = ray.train.get_checkpoint()
     if latest is not None:
         state.restore(latest)
+        if is_first():
+            say(f"train: goes on from the checkpoint after step {state.step}")
     _run_steps(config, state, model, settings["galaxies"], settings["run"])
 
 

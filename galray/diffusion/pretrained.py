@@ -21,6 +21,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from galray.core.errors import ConfigError, InputError
+from galray.core.models import refuse_pickled
 from galray.diffusion.autoencoder import AutoencoderCodec
 from galray.diffusion.captions import CaptionEncoder
 
@@ -87,8 +88,8 @@ def load_stable_diffusion(
     Raises
     ------
     InputError
-        There is no such folder or the hub does not hand it out; it is not in Stable Diffusion's layout; its
-        weights are pickled only.
+        There is no such folder, it holds a pickled file, or the hub does not hand it out; it is not in Stable
+        Diffusion's layout.
     ConfigError
         `lora_rank` is negative, or the codec's options are out of range.
     """
@@ -133,6 +134,7 @@ def load_autoencoder(source: str, *, size_px: int, orientations: int = 1) -> Aut
 def _local_folder(source: str, files: Sequence[str]) -> Path:
     """Return the folder, of which the files are fetched from the hub if it is not here."""
     if Path(source).is_dir():
+        refuse_pickled(Path(source))
         return Path(source)
     if not _HUB_ID.fullmatch(source):
         raise InputError(f"{source}: there is no such folder, and it is no id of the Hugging Face hub.")
@@ -189,12 +191,7 @@ def _load(folder: Path, size_px: int, orientations: int) -> PretrainedParts:
 def _open(kind: Any, folder: Path, weights: str) -> Any:
     """Open one model in float32; weights that its file lacks would stay random, so none may."""
     if not (folder / weights).is_file():
-        pickled = any(folder.glob("*.bin"))
-        raise InputError(
-            f"{folder} lacks {weights}"
-            + (": it holds pickled weights, which can run code when opened" if pickled else "")
-            + ". Save the model again with safe_serialization=True."
-        )
+        raise InputError(f"{folder} lacks {weights}. Save the model again with safe_serialization=True.")
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
         model, report = kind.from_pretrained(folder, **options)

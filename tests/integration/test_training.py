@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +164,7 @@ def test_killed_and_resumed_trains_the_same(calm: Path, tmp_path: Path) -> None:
             training.kill_all()
             training = Training(root, log)
     assert training.end() == 0, log.read_text()[-3000:]
+    assert re.search(r"train: goes on from the checkpoint after step \d+0", log.read_text())
     assert_same_curve(loss_curve(root), loss_curve(calm), rtol=1e-4)
     for name, values in weights(calm).items():
         np.testing.assert_allclose(weights(root)[name], values, rtol=1e-3, atol=1e-5)

@@ -2,7 +2,14 @@
 
 import os
 import pickle
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from pyarrow import fs
@@ -116,6 +123,8 @@ SAID = [
     (OSError("When getting information for key: AWS Error UNKNOWN (HTTP status 403)"), StorageDenied),
     (OSError("AWS Error NETWORK_CONNECTION: curlCode: 7, Couldn't connect to server"), StorageUnreachable),
     (OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached"), StorageUnreachable),
+    (OSError("AWS Error SLOW_DOWN during PutObject operation: Reduce your rate."), StorageUnreachable),
+    (OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation"), StorageUnreachable),
     (OSError("AWS Error NO_SUCH_BUCKET during PutObject operation: None"), StorageError),
     (PermissionError(13, "Permission denied"), StorageDenied),
     (OSError(28, "No space left on device"), StorageError),
@@ -129,3 +138,121 @@ def test_errors_are_translated_and_name_the_place(said, kind):
         raise said
     assert type(caught.value) is kind
     assert caught.value.__cause__ is said
+
+
+def test_the_disks_own_word_is_told_with_its_remedy():
+    with (
+        pytest.raises(StorageError, match=r"/data/x: the disk is full.*--resume"),
+        storage_errors("/data/x"),
+        open("/dev/full", "wb", buffering=0) as disk,
+    ):
+        disk.write(b"x")
+
+
+RUNS_ON_A_FULL_DISK = """
+import os, sys
+from galray.core.errors import StorageError
+from galray.core.manifest import Manifest, publish
+from galray.core.storage import open_location
+
+disk = sys.argv[1]
+place, ballast = open_location(f"{disk}/galaxies"), f"{disk}/ballast"
+
+def run(config, size_bytes):
+    try:
+        with publish(place, "galaxies", config) as publication:
+            publication.write("shards/a", b"first")
+            publication.write("shards/b", bytes(size_bytes))
+        return "published"
+    except StorageError as error:
+        return str(error)
+
+with open(ballast, "wb", buffering=0) as file:
+    file.write(bytes(1 << 20))
+print(run({}, 1), sorted(os.listdir(place.path)))
+os.unlink(ballast)
+print(run({}, 1 << 20), sorted(os.listdir(place.path)), os.listdir(f"{place.path}/shards"))
+print(run({"resume": True}, 1), len(Manifest.read(place).files))
+"""
+
+
+def test_a_full_disk_leaves_no_trace_and_the_work_goes_on(tmp_path):
+    """On a real disk of 64 KiB: full before a run claims its folder, then in the middle of it."""
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = 'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"'
+    if shutil.which("unshare") is None or subprocess.run([*alone, mount, tmp_path, "true"]).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = [sys.executable, "-c", RUNS_ON_A_FULL_DISK, tmp_path]
+    done = subprocess.run([*alone, mount, tmp_path, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    claimed, written, resumed = done.stdout.splitlines()
+    assert re.fullmatch(rf"{tmp_path}/galaxies/unfinished.json: the disk is full.* \[\]", claimed)
+    assert re.fullmatch(
+        rf"{tmp_path}/galaxies/shards/b: the disk is full.*--resume.* \['shards', 'unfinished.json'\] \['a'\]",
+        written,
+    )
+    assert resumed == "published 2"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """An object store that answers every request in one way, as AWS documents it: HEAD without a body."""
+
+    protocol_version = "HTTP/1.1"
+    status, code = 400, "ExpiredToken"
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>" if self.command != "HEAD" else ""
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_GET = do_HEAD = do_PUT = do_POST = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def answering(monkeypatch) -> Iterator[Location]:
+    """A place in a bucket of such an object store."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.setenv(name, "a-temporary-key")
+        yield open_location("s3://bucket/x")
+        server.shutdown()
+        thread.join()
+
+
+ASKED = {
+    "read": Location.read_bytes,
+    "write": lambda place: place.write_bytes(b"data"),
+    "create": lambda place: place.create(b"data"),
+    "look": Location.exists,
+    "list": Location.files,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (400, "ExpiredToken", "the keys have expired"),
+        (403, "RequestTimeTooSkewed", "clock is wrong"),
+        (403, "QuotaExceeded", "its quota used up"),
+        (403, "InvalidAccessKeyId", "refuses the keys"),
+    ],
+)
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_a_store_answers_is_told_with_its_remedy(answering, monkeypatch, asked, status, code, told):
+    monkeypatch.setattr(Answering, "status", status)
+    monkeypatch.setattr(Answering, "code", code)
+    with pytest.raises(StorageError) as caught:
+        ASKED[asked](answering)
+    assert str(caught.value).startswith(answering.uri)
+    assert told in str(caught.value) or (asked in ("look", "read") and "refuses" in str(caught.value))
+    assert "a-temporary-key" not in str(caught.value)

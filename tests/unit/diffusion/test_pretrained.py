@@ -189,11 +189,17 @@ def test_a_model_that_the_hub_does_not_hand_out(monkeypatch: pytest.MonkeyPatch)
         load_stable_diffusion("nobody/nothing")
 
 
-def test_pickled_weights_are_refused(copy: Path) -> None:
-    (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(
-        InputError, match=r"unet lacks diffusion_pytorch_model\.safetensors: it holds pickled"
-    ):
+def test_pickled_weights_are_refused_beside_sound_ones_too(copy: Path) -> None:
+    (copy / "safety_checker").mkdir()
+    (copy / "safety_checker/pytorch_model.bin").write_bytes(b"")
+    for opened in (load, lambda folder: load_autoencoder(str(folder), size_px=SIZE_PX)):
+        with pytest.raises(InputError, match=r"holds pickled files.*: safety_checker/pytorch_model\.bin\."):
+            opened(copy)
+
+
+def test_weights_that_are_not_there_are_named(copy: Path) -> None:
+    (copy / UNET).unlink()
+    with pytest.raises(InputError, match=r"unet lacks diffusion_pytorch_model\.safetensors\. Save"):
         load(copy)
 
 

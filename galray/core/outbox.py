@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import tempfile
 import time
 import uuid
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import requests
 
@@ -41,7 +43,14 @@ _kept: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Outbox:
-    """The way from one pipeline to its tracking server; can be sent to other processes."""
+    """The way from one pipeline to its tracking server; can be sent to other processes.
+
+    Attributes
+    ----------
+    tracking_uri : str
+        Without a password: each process finds that in its own environment.
+    spool : Location
+    """
 
     tracking_uri: str
     spool: Location
@@ -84,7 +93,7 @@ class Outbox:
             return
         if left:
             say(
-                f"tracking: {left} writes could not be delivered to {without_password(self.tracking_uri)}. "
+                f"tracking: {left} writes could not be delivered to {self.tracking_uri}. "
                 f"They wait in {self.spool.uri}; the next job with this --root delivers them."
             )
 
@@ -116,7 +125,7 @@ class Outbox:
         _kept[self.spool.uri] += 1
         if _kept[self.spool.uri] == 1:
             say(
-                f"tracking: no answer from {without_password(self.tracking_uri)}; the job goes on, "
+                f"tracking: no answer from {self.tracking_uri}; the job goes on, "
                 f"and its records are kept in {self.spool.uri}"
             )
         if _kept[self.spool.uri] == _MOST_KEPT:
@@ -162,11 +171,29 @@ def answers(tracking_uri: str, timeout_s: float) -> bool:
 
 @cache
 def client(tracking_uri: str) -> MlflowClient:
-    """Return this process's client of a tracking server."""
+    """Return this process's client of a tracking server.
+
+    Parameters
+    ----------
+    tracking_uri : str
+        Without a password. MLflow repeats a server's URI in what it prints and raises, so it is told the
+        password beside it, from this process's ``MLFLOW_TRACKING_URI``.
+    """
     from mlflow import MlflowClient
 
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if without_password(named) != tracking_uri:
+        return MlflowClient(tracking_uri)
+    if not named.startswith("http"):  # a database, which opens with its password only, and is not repeated
+        return MlflowClient(named)
+    server = urlsplit(named)
+    if server.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(server.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(server.password or "")
     return MlflowClient(tracking_uri)
 
 
 def without_password(tracking_uri: str) -> str:
-    return tracking_uri.split("@")[-1]
+    """Return a tracking server's URI without the user and password that may stand in it."""
+    place = urlsplit(tracking_uri).netloc
+    return tracking_uri.replace(place, place.rpartition("@")[2], 1) if "@" in place else tracking_uri

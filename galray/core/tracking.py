@@ -129,10 +129,10 @@ def track(job: str, config: JobConfig) -> Iterator[Run]:
 
 
 def tracking_uri(config: JobConfig) -> str:
-    """Return the tracking server of a pipeline, and make its SQLite folder where it has none."""
+    """Return a pipeline's tracking server, without a password; make its SQLite folder where it has none."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named:
-        return named
+        return without_password(named)
     folder = _local_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder}/mlflow.db"
@@ -149,7 +149,7 @@ def _job_run(job: str, config: JobConfig) -> Run:
     uri = tracking_uri(config)
     if not answers(uri, _FIRST_ANSWER_S):
         raise ConfigError(
-            f"No answer from the tracking server {without_password(uri)}. "
+            f"No answer from the tracking server {uri}. "
             "Check MLFLOW_TRACKING_URI and the network, or unset it to track in a local file."
         )
     outbox = Outbox(uri, config.root_location / SPOOL)
@@ -159,7 +159,7 @@ def _job_run(job: str, config: JobConfig) -> Run:
         run = _create(outbox, pipeline.experiment_id, job, tags)
     except MlflowException as error:
         raise ConfigError(
-            f"The tracking server {without_password(uri)} refuses: {error.error_code}. "
+            f"The tracking server {uri} refuses: {error.error_code}. "
             "Check MLFLOW_TRACKING_URI and its credentials, or unset it to track in a local file."
         ) from error
     outbox.send_all()

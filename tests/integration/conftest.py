@@ -16,6 +16,7 @@ import pytest
 from tests.integration import services
 
 BUCKET = "galray-test"
+MLFLOW_PASSWORD = "galray-test-password"
 _JOB_TIMEOUT_S = 600
 
 
@@ -54,15 +55,15 @@ def s3_root(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def mlflow_server(short_folder: Path) -> Iterator[str]:
-    """The URL of a real MLflow server."""
+    """The URL of a real MLflow server, with a password that must never be seen again."""
     (short_folder / "mlflow").mkdir()
     with services.mlflow_service(short_folder / "mlflow") as url:
-        yield url
+        yield url.replace("://", f"://galray:{MLFLOW_PASSWORD}@")
 
 
 @pytest.fixture
 def mlflow_uri(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a real MLflow server, to which the environment points."""
+    """The URL of that server, to which the environment points."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     return mlflow_server
 

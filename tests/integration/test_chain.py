@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,11 @@ from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
 from galray.diffusion.conditions import condition
-from tests.integration.conftest import RunJob
+from tests.integration import services
+from tests.integration.conftest import MLFLOW_PASSWORD, RunJob
 from tests.integration.services import REPOSITORY
 
+SECRETS = (services.S3_ACCESS_KEY, services.S3_SECRET_KEY, MLFLOW_PASSWORD)
 OUTPUTS = {
     "survey": "survey",
     "galaxies": "galaxies",
@@ -41,36 +44,70 @@ def readme_commands() -> list[list[str]]:
     return [words for words in commands if words[0] == "python"]
 
 
-def run_readme(run: RunJob, root: str) -> None:
+class Chain(NamedTuple):
+    """Where the whole chain has run, and all that its jobs said."""
+
+    root: str
+    said: str
+
+
+def run_readme(run: RunJob, root: str, env: Mapping[str, str]) -> Chain:
     """Run the README's commands as they stand, but for the root."""
-    commands = readme_commands()
+    commands, said = readme_commands(), ""
     assert len(commands) == 7
     for _, script, *options in commands:
-        done = run(Path(script).stem, *(root if word == "runs/try" else word for word in options))
+        words = (root if word == "runs/try" else word for word in options)
+        done = run(Path(script).stem, *words, env=env)
         assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
+        said += done.stdout + done.stderr
+    return Chain(root, said)
 
 
 @pytest.fixture(params=["python", "submit"])
-def chain_root(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str) -> str:
-    """A bucket's prefix in which the whole chain has run, in either way of starting jobs."""
+def chain(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str, short_folder: Path) -> Chain:
+    """The whole chain below a bucket's prefix, in either way of starting jobs."""
     assert mlflow_uri
     run = request.getfixturevalue("run_job" if request.param == "python" else "submit_job")
-    run_readme(run, s3_root)
-    return s3_root
+    return run_readme(run, s3_root, {"RAY_TMPDIR": str(short_folder / "local")})
 
 
 @pytest.mark.timeout(1500)
-def test_chain_in_bucket(chain_root: str, mlflow_uri: str, tmp_path: Path, run_job: RunJob) -> None:
+def test_chain_in_bucket(
+    chain: Chain, mlflow_uri: str, tmp_path: Path, short_folder: Path, run_job: RunJob
+) -> None:
     """The README's commands: every job publishes, tracks itself, and reads what the one before it wrote."""
-    root = open_location(chain_root)
+    root = open_location(chain.root)
     for folder, kind in OUTPUTS.items():
         manifest = Manifest.read(root / folder, kind)
         assert_files_as_recorded(root / folder, manifest)
     assert_rows_add_up(root)
     assert_ancestry(root)
-    assert_runs_nested(mlflow_uri, chain_root)
+    assert_runs_nested(mlflow_uri, chain.root)
     assert_paints(root / "denoiser")
     assert_grades_come_back(root, tmp_path, run_job)
+    assert_nothing_secret_is_written(written(chain, short_folder))
+
+
+def written(chain: Chain, services_folder: Path) -> dict[str, bytes]:
+    """Return all that the chain has left, by name: its log, its objects, MLflow's records, Ray's logs."""
+    root = open_location(chain.root)
+    objects = {
+        info.path: (root / info.path.removeprefix(f"{root.path}/")).read_bytes() for info in root.files()
+    }
+    files = [path for path in services_folder.rglob("*") if path.is_file() and is_record(path)]
+    return {"log": chain.said.encode(), **objects, **{str(path): path.read_bytes() for path in files}}
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is MLflow's or one of Ray's logs; the S3 service must know its keys."""
+    return bool({"mlflow", "logs"} & set(path.parts))
+
+
+def assert_nothing_secret_is_written(records: dict[str, bytes]) -> None:
+    for kind in ("/manifest.json", "/mlflow.db", "samples.png", "/logs/"):
+        assert any(kind in name for name in records), kind
+    told = [(secret, name) for name, data in records.items() for secret in SECRETS if secret.encode() in data]
+    assert told == []
 
 
 def assert_files_as_recorded(location: Location, manifest: Manifest) -> None:

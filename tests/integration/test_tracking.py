@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from galray.core import outbox
@@ -19,6 +23,7 @@ from galray.core.config import JobConfig
 from galray.core.errors import ConfigError
 from galray.core.tracking import EXPERIMENT, PIPELINE_TAG, track
 from tests.integration import services
+from tests.integration.conftest import MLFLOW_PASSWORD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,39 @@ def test_a_server_that_is_not_there_is_told_soon(config: Paint, monkeypatch: pyt
         pass
     assert "hunter2" not in str(caught.value)
     assert time.monotonic() - started_s < 30
+
+def test_a_servers_password_is_never_repeated(
+    mlflow_uri: str, config: Paint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow prints where each run is to be seen."""
+    assert MLFLOW_PASSWORD in mlflow_uri
+    with track("train", config):
+        pass
+    said = "".join(capfd.readouterr())
+    assert "View run train at: http://127.0.0.1:" in said
+    assert MLFLOW_PASSWORD not in said
+
+
+def test_a_servers_password_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent.append(self.headers["Authorization"])
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # set by what is tested, and unset again at the end
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s%40fe@127.0.0.1:{server.server_port}")
+        with suppress(MlflowException):
+            outbox.client(f"http://127.0.0.1:{server.server_port}").get_run("1")
+        server.shutdown()
+    assert set(sent) == {f"Basic {base64.b64encode(b'anna:s@fe').decode()}"}
 
 
 def spooled(config: Paint) -> list[Path]:

@@ -250,7 +250,13 @@ _DENIED_SIGNS = (
     "HTTP status 403",
 )
 _UNREACHABLE_SIGNS = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Connection refused")
-_FAILING_SIGNS = ("SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "HTTP status 500", "HTTP status 503")
+_FAILING_SIGNS = (
+    "SLOW_DOWN",
+    "SERVICE_UNAVAILABLE",
+    "INTERNAL_FAILURE",
+    "HTTP status 500",
+    "HTTP status 503",
+)
 
 
 @contextmanager

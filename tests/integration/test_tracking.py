@@ -124,6 +124,7 @@ def test_a_server_that_is_not_there_is_told_soon(config: Paint, monkeypatch: pyt
     assert "hunter2" not in str(caught.value)
     assert time.monotonic() - started_s < 30
 
+
 def test_a_servers_password_is_never_repeated(
     mlflow_uri: str, config: Paint, capfd: pytest.CaptureFixture[str]
 ) -> None:

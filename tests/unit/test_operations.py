@@ -27,7 +27,7 @@ def messages(text: str) -> list[str]:
     return [one_line(block) for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL)]
 
 
-def tests_named(text: str) -> list[tuple[str, str]]:
+def named_tests(text: str) -> list[tuple[str, str]]:
     return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
 
 
@@ -76,7 +76,7 @@ def test_a_message_that_galray_does_not_say_is_found_out() -> None:
     assert not says("ConfigError: something that no part of galray has ever said to anybody.")
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(tests_named(PAGE))))
+@pytest.mark.parametrize(("file", "name"), sorted(set(named_tests(PAGE))))
 def test_tests_that_are_named_exist(file: str, name: str) -> None:
     tree = ast.parse((REPOSITORY / file).read_text())
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -84,7 +84,7 @@ def test_tests_that_are_named_exist(file: str, name: str) -> None:
 
 def test_each_of_the_likeliest_failures_is_quoted_and_reproduced() -> None:
     assert list(sections()) == list(range(1, LIKELIEST + 1))
-    assert all(messages(text) and tests_named(text) for text in sections().values())
+    assert all(messages(text) and named_tests(text) for text in sections().values())
 
 
 def test_the_readme_leads_there() -> None:

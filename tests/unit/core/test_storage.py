@@ -123,8 +123,10 @@ SAID = [
     (OSError("When getting information for key: AWS Error UNKNOWN (HTTP status 403)"), StorageDenied),
     (OSError("AWS Error NETWORK_CONNECTION: curlCode: 7, Couldn't connect to server"), StorageUnreachable),
     (OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached"), StorageUnreachable),
-    (OSError("AWS Error SLOW_DOWN during PutObject operation: Reduce your rate."), StorageUnreachable),
+    (OSError("AWS Error SLOW_DOWN during CreateMultipartUpload operation: m"), StorageUnreachable),
+    (OSError("AWS Error INTERNAL_FAILURE during ListObjectsV2 operation: m"), StorageUnreachable),
     (OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation"), StorageUnreachable),
+    (OSError("AWS Error REQUEST_TIME_TOO_SKEWED during ListObjectsV2 operation: m"), StorageDenied),
     (OSError("AWS Error NO_SUCH_BUCKET during PutObject operation: None"), StorageError),
     (PermissionError(13, "Permission denied"), StorageDenied),
     (OSError(28, "No space left on device"), StorageError),
@@ -187,10 +189,8 @@ def test_a_full_disk_leaves_no_trace_and_the_work_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     claimed, written, resumed = done.stdout.splitlines()
     assert re.fullmatch(rf"{tmp_path}/galaxies/unfinished.json: the disk is full.* \[\]", claimed)
-    assert re.fullmatch(
-        rf"{tmp_path}/galaxies/shards/b: the disk is full.*--resume.* \['shards', 'unfinished.json'\] \['a'\]",
-        written,
-    )
+    told = rf"{tmp_path}/galaxies/shards/b: the disk is full.*--resume.*"
+    assert re.fullmatch(rf"{told} \['shards', 'unfinished.json'\] \['a'\]", written)
     assert resumed == "published 2"
 
 
@@ -202,7 +202,9 @@ class Answering(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>" if self.command != "HEAD" else ""
+        body = (
+            f"<Error><Code>{self.code}</Code><Message>m</Message></Error>" if self.command != "HEAD" else ""
+        )
         self.send_response(self.status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
@@ -219,7 +221,7 @@ class Answering(BaseHTTPRequestHandler):
 def answering(monkeypatch) -> Iterator[Location]:
     """A place in a bucket of such an object store."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -239,20 +241,20 @@ ASKED = {
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "told"),
+    ("asked", "status", "code", "told"),
     [
-        (400, "ExpiredToken", "the keys have expired"),
-        (403, "RequestTimeTooSkewed", "clock is wrong"),
-        (403, "QuotaExceeded", "its quota used up"),
-        (403, "InvalidAccessKeyId", "refuses the keys"),
+        ("read", 400, "ExpiredToken", r"refuses without a reason, .*expired"),
+        ("look", 400, "ExpiredToken", r"refuses without a reason, .*expired"),
+        ("list", 400, "ExpiredToken", r"the keys have expired"),
+        ("write", 400, "ExpiredToken", r"the keys have expired"),
+        ("create", 400, "ExpiredToken", r"the keys have expired"),
+        ("write", 403, "QuotaExceeded", r"its quota used up"),
+        ("create", 403, "QuotaExceeded", r"its quota used up"),
     ],
 )
-@pytest.mark.parametrize("asked", ASKED)
 def test_what_a_store_answers_is_told_with_its_remedy(answering, monkeypatch, asked, status, code, told):
     monkeypatch.setattr(Answering, "status", status)
     monkeypatch.setattr(Answering, "code", code)
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError, match=rf"s3://bucket/x: .*{told}.*--resume") as caught:
         ASKED[asked](answering)
-    assert str(caught.value).startswith(answering.uri)
-    assert told in str(caught.value) or (asked in ("look", "read") and "refuses" in str(caught.value))
     assert "a-temporary-key" not in str(caught.value)

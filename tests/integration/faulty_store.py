@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 SPOILED_EVERY = 10
-HANG_S = 2.0  # then the connection is closed without an answer, as by a gateway that gives up
+HANG_S = 1.0  # then the connection is closed without an answer, as by a gateway that gives up
 FAULTS: dict[str, tuple[int, str] | None] = {
     "overloaded": (503, "SlowDown"),
     "failing": (500, "InternalError"),

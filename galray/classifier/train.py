@@ -266,7 +266,7 @@ def _log_judgement(
 
 PRESETS = {
     "laptop": Preset(
-        "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=8)
+        "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=6)
     ),
     "classes": Preset(
         "morphology classes alone, at 64 px: a reference that judges synthetic galaxies",

@@ -59,7 +59,6 @@ _SMALL_SEARCH = replace(
     augmentation_ratios=(0.1,),
     seeds=(0,),
     synthesize=SynthesizeConfig(count=200, num_steps=12),
-    concurrent_trials=1,  # with all threads: three trials are too few to fill two cores one by one
 )
 
 

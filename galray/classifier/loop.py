@@ -34,6 +34,7 @@ from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
 from galray.classifier.votes import vote_loss
 from galray.core.cluster import Progress, say
+from galray.core.precision import in_bfloat16
 from galray.core.workers import is_first, of_all_workers, rank_of
 from galray.data.lineage import JUDGED_SPLITS
 from galray.data.stream import Batch, CachedGalaxies, MixedStream, TrainingStream, loader
@@ -132,7 +133,7 @@ def train_step(
     if config.augmentation.varies:
         images = resample(images, maps_of(config, state.step))
     targets = batch.get("targets", torch.empty(len(images), 0, dtype=torch.int8))  # no target, none cached
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(config.precision, device)):
         outputs = model(images)
     loss = losses.loss(
         outputs, batch["morphology"].to(device), targets.to(device), examples.balance, config.focal_gamma
@@ -171,7 +172,8 @@ def _judge_and_report(
         return
     splits = JUDGED_SPLITS if last else ("validation",)
     published = state.published(examples.balance)
-    predictions = predict_splits(published, config.bfloat16, {s: examples.judged[s] for s in splits})
+    bfloat16 = in_bfloat16(config.precision, get_device())
+    predictions = predict_splits(published, bfloat16, {s: examples.judged[s] for s in splits})
     report |= validation_metrics(predictions, published.config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -27,6 +27,7 @@ from galray.core.cluster import Scaling, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
 from galray.core.manifest import Manifest, ancestry, publish, standing
+from galray.core.precision import Precision
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, flatten, track
 from galray.data.labelled import Labelled
@@ -87,7 +88,8 @@ class ClassifyConfig(JobConfig):
     gradient_clip: float = 1.0
     ema_decay: float = 0.998
     """Largest decay of the moving average of weights that is judged and published; it warms up from 0."""
-    bfloat16: bool = True
+    precision: Precision = "auto"
+    """bfloat16 where the hardware computes in it, which is faster; float32 elsewhere."""
     validate_every: int = 1
     """Epochs between two judgements; a checkpoint is kept at each."""
     seed: int = 0
@@ -264,7 +266,7 @@ def _log_judgement(
 
 PRESETS = {
     "laptop": Preset(
-        "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=8)
+        "a small network for 64 px cutouts: a minute or two on two cores", ClassifyConfig(epochs=6)
     ),
     "classes": Preset(
         "morphology classes alone, at 64 px: a reference that judges synthetic galaxies",

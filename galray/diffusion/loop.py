@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from galray.core.cluster import Progress, say
+from galray.core.precision import in_bfloat16
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
 from galray.core.workers import is_first, of_all_workers, rank_of
@@ -107,7 +108,7 @@ def train_step(
     votes = batch["votes"].to(device).masked_fill(draws.hidden, float("nan"))
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.step)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(config.precision, device)):
         loss = config.objective.loss(model, latents, draws.objective, votes)
     state.optimizer.zero_grad(set_to_none=True)
     # Workers' gradients are averaged: so weighted, that is the mean over the batch however it is shared out.

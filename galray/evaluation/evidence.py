@@ -16,6 +16,7 @@ from galray.core.cluster import Scaling, say
 from galray.core.config import JobConfig, require
 from galray.core.errors import EmptyInputError, LineageError
 from galray.core.manifest import Manifest, ancestry
+from galray.core.precision import Precision
 from galray.core.shards import read_shards
 from galray.core.storage import Location
 from galray.data.batches import read_galaxies
@@ -62,7 +63,8 @@ class EvaluateConfig(JobConfig):
     """Share of held-out galaxies that count as near-copies of training galaxies."""
     shown: int = 12
     """Galaxies in a row of the figures."""
-    bfloat16: bool = True
+    precision: Precision = "auto"
+    """bfloat16 where the hardware computes in it, which is faster; float32 elsewhere."""
     batch_size: int = 256
     seed: int = 0
     scaling: Scaling = field(default_factory=Scaling)
@@ -214,7 +216,7 @@ def _examined(
             config.location(config.classifier),
             judge,
             config.scaling.threads,
-            config.bfloat16,
+            config.precision,
         ),
         batch_size=config.batch_size,
         batch_format="pyarrow",

@@ -12,6 +12,7 @@ import torch
 from galray.classifier import network
 from galray.classifier.targets import UNKNOWN, morphology, truth
 from galray.core.manifest import local_folder
+from galray.core.precision import Precision, in_bfloat16
 from galray.core.storage import Location
 from galray.data.batches import decode_images
 from galray.data.images import resize
@@ -26,12 +27,13 @@ class Examine:
     Called by Ray Data with Arrow tables of galaxies; returns the columns of `Sample`.
     """
 
-    def __init__(self, classifier: Location, judge: Judge, threads: int, bfloat16: bool) -> None:
+    def __init__(self, classifier: Location, judge: Judge, threads: int, precision: Precision) -> None:
         torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         with local_folder(classifier, "classifier") as folder:
-            self._model = network.load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+            self._model = network.load(folder).to(device)
+        self._bfloat16 = in_bfloat16(precision, device)
         self._judge = judge
-        self._bfloat16 = bfloat16
 
     def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
         images = decode_images(galaxies, self._judge.config.size_px)

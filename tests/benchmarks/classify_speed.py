@@ -33,6 +33,7 @@ from galray.classifier.network import Classifier
 from galray.classifier.targets import MORPHOLOGY
 from galray.classifier.train import PRESETS, ClassifyConfig, fit
 from galray.core.cluster import connect
+from galray.core.precision import in_bfloat16
 from galray.core.storage import open_location
 
 CONFIG = PRESETS["classes"].config
@@ -51,7 +52,7 @@ def main(galaxies: int = 6400, epochs: int = 2, repeats: int = 3) -> None:
             "backbone": config.backbone,
             "size_px": config.size_px,
             "batch_size": config.batch_size,
-            "bfloat16": config.bfloat16,
+            "bfloat16": in_bfloat16(config.precision, "cpu"),
             "galaxies": galaxies,
             "epochs": epochs,
             "repeats": repeats,
@@ -88,7 +89,7 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
         rows = torch.randperm(galaxies, generator=generator).split(config.batch_size)
         for chosen in rows:
             batch = resample(images[chosen], config.augmentation.draw(len(chosen), generator))
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(config.precision, "cpu")):
                 outputs = model(batch)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(outputs.morphology, classes[chosen]).backward()

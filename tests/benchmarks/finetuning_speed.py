@@ -73,7 +73,7 @@ def main(steps: int = 10, repeats: int = 3, batch_size: int = 2) -> None:
                 train_text_encoder=False,
                 scaling=PRESETS["laptop"].config.scaling,
                 loader_processes=0,
-                bfloat16=False,
+                precision="float32",
                 steps=steps,
                 batch_size=batch_size,
                 log_every=WARMUP_STEPS,

@@ -31,6 +31,7 @@ from rates import compared
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from galray.core.cluster import connect
+from galray.core.precision import in_bfloat16
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import open_location
 from galray.diffusion.codec import PixelCodec
@@ -69,7 +70,7 @@ def main(steps: int = 60, repeats: int = 3) -> None:
         "hardware": hardware(),
         "preset": PRESET,
         "batch_size": preset.batch_size,
-        "bfloat16": preset.bfloat16,
+        "bfloat16": in_bfloat16(preset.precision, "cpu"),
         "steps": steps,
         "repeats": repeats,
         **compared(job, bare),
@@ -104,7 +105,7 @@ def bare_rate(config: TrainConfig) -> float:
         rows = torch.randint(GALAXIES, (config.batch_size,))
         latents = codec.encode(images[rows])
         draws = config.objective.draw(tuple(latents.shape), generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(config.precision, "cpu")):
             loss = config.objective.loss(denoiser, latents, draws, votes[rows]).per_galaxy.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -31,7 +31,13 @@ from tests.integration.processes import JobProcess
 
 GALAXIES, SIZE_PX = 90, 32
 KILLS = int(os.environ.get("GALRAY_TEST_KILLS", "2"))  # in turn of the worker, and of the machine
-STEPS = {"steps": 30 * KILLS, "batch_size": 15, "log_every": 5, "checkpoint_every": 10, "bfloat16": False}
+STEPS = {
+    "steps": 30 * KILLS,
+    "batch_size": 15,
+    "log_every": 5,
+    "checkpoint_every": 10,
+    "precision": "float32",
+}
 pytestmark = [  # of Ray's own, which runs in this process too
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -203,7 +209,7 @@ def classified(root: Path, killed_after: int) -> tuple[dict[int, set[float]], di
     """Train a classifier; returns the losses that each epoch gave, and the weights."""
     publish_galaxies(open_location(str(root / "galaxies")), judged=20)
     config = replace(
-        CLASSIFIERS["debug"].config, root=str(root), target="", epochs=6, batch_size=15, bfloat16=False
+        CLASSIFIERS["debug"].config, root=str(root), target="", epochs=6, batch_size=15, precision="float32"
     )
     log = root / "losses.txt"
     result = fit(config, open_location(str(root / "classifier")), [KillAfter(log, killed_after)])

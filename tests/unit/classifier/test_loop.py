@@ -32,7 +32,7 @@ CONFIG: ClassifyConfig = replace(
     augmentation_ratio=0.5,
     batch_size=8,
     epochs=4,
-    bfloat16=False,
+    precision="float32",
 )
 CPU = torch.device("cpu")
 

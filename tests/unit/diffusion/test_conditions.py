@@ -3,7 +3,7 @@ import torch
 
 from galray.core.errors import ConfigError
 from galray.core.schema import ANSWER_INDEX, N_ANSWERS, QUESTION_INDEX, QUESTION_OF_ANSWER
-from galray.diffusion.conditions import VoteEncoder, condition, drop_questions
+from galray.diffusion.conditions import ConditionTokens, VoteEncoder, condition, drop_questions, summarise
 
 QUESTION = torch.from_numpy(QUESTION_OF_ANSWER)
 
@@ -55,6 +55,13 @@ def test_token_grows_in_proportion_to_fraction_and_weight(encoder: VoteEncoder) 
 
     torch.testing.assert_close(token({"dust_lane:2": 0.5}), token(["dust_lane"]))
     torch.testing.assert_close(token(["dust_lane:1.3"]), 1.3 * token(["dust_lane"]))
+
+
+def test_the_summary_is_the_sum_of_what_is_visible() -> None:
+    tokens = torch.arange(12.0).view(1, 4, 3)
+    visible = torch.tensor([[True, False, True, False]])
+    summary = summarise(ConditionTokens(tokens, visible))
+    torch.testing.assert_close(summary, torch.tensor([[6.0, 8.0, 10.0]]) / 2)
 
 
 def test_all_parameters_learn(encoder: VoteEncoder) -> None:

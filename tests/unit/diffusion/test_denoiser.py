@@ -5,7 +5,7 @@ import torch
 from galray.core.errors import ConfigError
 from galray.core.schema import ANSWER_INDEX
 from galray.diffusion.codec import PixelCodec
-from galray.diffusion.conditions import VoteEncoder, condition
+from galray.diffusion.conditions import VoteEncoder, condition, summarise
 from galray.diffusion.denoiser import PRESETS, Denoiser, DenoiserConfig, build_denoiser, preconditioning
 from galray.diffusion.objective import Diffusion, FlowMatching, Objective
 from galray.diffusion.pipeline import GalaxyPipeline
@@ -49,6 +49,14 @@ def test_a_masked_token_cannot_be_seen(tiny: Denoiser, votes: torch.Tensor) -> N
     seen = votes.clone()
     seen[:, index] = 0.0
     assert not torch.allclose(predict(tiny, seen), before, atol=1e-4)
+
+
+def test_votes_reach_every_layer_without_cross_attention(tiny: Denoiser, votes: torch.Tensor) -> None:
+    for name, module in tiny.unet.named_modules():
+        if name.endswith("attn2.to_out.0"):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    assert not torch.allclose(predict(tiny, votes), predict(tiny, votes.roll(1, 0)), atol=1e-3)
 
 
 def test_zero_is_not_unknown_and_weights_tell(tiny: Denoiser) -> None:
@@ -114,10 +122,12 @@ def test_images_do_not_depend_on_the_batch(
 
 def test_flow_alone_is_preconditioned(tiny: Denoiser, votes: torch.Tensor) -> None:
     noisy, times = torch.randn(8, *tiny.codec.latent_shape), torch.full((8,), 0.25)
-    tokens, mask = tiny.condition_encoder(votes)
+    condition = tiny.condition_encoder(votes)
     with torch.inference_mode():
         tiny.scheduler = Diffusion().scheduler()
-        raw = tiny.unet(noisy, 250.0, tokens, encoder_attention_mask=mask).sample
+        raw = tiny.unet(
+            noisy, 250.0, condition.tokens, summarise(condition), encoder_attention_mask=condition.mask
+        ).sample
         torch.testing.assert_close(tiny(noisy, times, votes), raw)
         tiny.scheduler = FlowMatching().scheduler()
         assert not torch.allclose(tiny(noisy, times, votes), raw, atol=0.1)

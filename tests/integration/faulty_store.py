@@ -49,11 +49,15 @@ class FaultyStore(ThreadingHTTPServer):
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: FaultyStore
+
+    @property
+    def _store(self) -> FaultyStore:
+        assert isinstance(self.server, FaultyStore)
+        return self.server
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.next_fault()
+        fault = self._store.next_fault()
         if fault is None:
             self._pass_on(body)
         elif answer := FAULTS[fault]:
@@ -67,7 +71,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def _pass_on(self, body: bytes) -> None:
         """Ask the real store, under the name by which the client knows this one: that is signed."""
-        store = http.client.HTTPConnection(self.server.behind, timeout=_PATIENCE_S)
+        store = http.client.HTTPConnection(self._store.behind, timeout=_PATIENCE_S)
         store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in _NOT_PASSED_ON:
@@ -88,7 +92,7 @@ class _Request(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

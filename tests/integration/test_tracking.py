@@ -145,7 +145,7 @@ def test_a_servers_password_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
             sent.append(self.headers["Authorization"])
             self.send_error(404)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):

@@ -213,7 +213,7 @@ class Answering(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = answer
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

@@ -21,9 +21,9 @@ from galray.core.schema import SCORE_SCHEMA
 from galray.core.shards import read_shards, shard_paths
 from galray.core.storage import Location
 from galray.core.tracking import Run
-from galray.scan.aim import validation_predictions
 from galray.scan.candidates import select, tables
 from galray.scan.columns import Columns
+from galray.scan.ensemble import Ensemble
 from galray.scan.known import MATCHED, KnownObjects, MatchKnown, nearest_sources
 from galray.scan.page import page
 from galray.scan.report import Recovery, Report, ScoreHistogram
@@ -42,8 +42,8 @@ class HandOver:
         Published scores.
     scored : Manifest
         Theirs.
-    classifier : Location
-        Published, with its predictions of validation galaxies.
+    ensemble : Ensemble
+        What scored.
     model_id : str
     decision : Decision
     max_candidates : int
@@ -60,7 +60,7 @@ class HandOver:
 
     scores: Location
     scored: Manifest
-    classifier: Location
+    ensemble: Ensemble
     model_id: str
     decision: Decision
     max_candidates: int
@@ -151,11 +151,12 @@ class HandOver:
         )
 
     def _detection(self, decision: Decision) -> metrics.Detection | None:
-        """Measure the threshold on the classifier's validation galaxies, where they are of its target."""
-        of_target = Decision.read(self.classifier).target == decision.target
-        if not of_target or not (self.classifier / PREDICTIONS_FILE).exists():
+        """Measure the threshold on validation galaxies, where they are known to be of its target."""
+        first = self.ensemble.classifiers[0]
+        of_target = Decision.read(first).target == decision.target
+        if not of_target or not (first / PREDICTIONS_FILE).exists():
             return None
-        return metrics.completeness_purity(*validation_predictions(self.classifier), decision.threshold)
+        return metrics.completeness_purity(*self.ensemble.validation(decision.target), decision.threshold)
 
     def _recovery(self, known: KnownObjects, threshold: float) -> Recovery:
         match = MatchKnown(known, self.match_radius_arcsec)

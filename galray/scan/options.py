@@ -36,7 +36,8 @@ class ScanConfig(JobConfig):
     """Instead of catalogue and tiles: published galaxy shards, cutouts already made."""
     classifier: str = "{root}/classifier"
     ensemble: tuple[str, ...] = ()
-    """Further classifiers of the same target; the score is the mean of all."""
+    """Further classifiers of the same target, judged on the same galaxies: the score is the mean of all, and
+    threshold and calibration are tuned on the mean of what they made of their validation galaxies."""
     turns: bool = False
     """Score each cutout in its eight symmetries: the mean, and the standard deviation, at eight times the
     cost."""

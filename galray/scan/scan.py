@@ -240,4 +240,5 @@ class _Survey:
             known=config.location(config.known) if config.known else None,
             known_columns=config.known_columns,
             match_radius_arcsec=config.match_radius_arcsec,
+            hats=config.hats,
         ).publish(place, config.resolved(), run)

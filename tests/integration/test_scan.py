@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lsdb
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -328,6 +329,16 @@ def test_candidates_open_in_astropy(scanned):
     html = (scanned / "candidates/index.html").read_text()
     assert all(str(galaxy_id) in html for galaxy_id in best_first)
     assert html.count("data:image/jpeg") == len(scores)
+
+
+def test_candidates_as_hats_open_in_lsdb(scanned, survey, classifier, tmp_path):
+    place = open_location(str(tmp_path / "candidates"))
+    scan(config_of(scanned, survey, classifier, resume=True, hats=True, candidates=place.uri))
+    rows = lsdb.open_catalog(f"{place.uri}/candidates.hats").compute()
+    assert set(rows["galaxy_id"]) == set(scores_of(scanned))
+    files = [path for path in (tmp_path / "candidates").rglob("*") if path.is_file()]
+    written = {path.relative_to(place.uri).as_posix() for path in files}
+    assert written - {file.path for file in Manifest.read(place).files} == {"manifest.json"}
 
 
 def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey, classifier, tmp_path):

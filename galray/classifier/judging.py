@@ -19,6 +19,7 @@ from galray.classifier.figures import class_curve_figure, confusion_figure, curv
 from galray.classifier.losses import balance
 from galray.classifier.metrics import ClassReport, bootstrapped
 from galray.classifier.network import ClassifierConfig, Shares
+from galray.classifier.targets import UNKNOWN
 from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
 from galray.core.storage import Location
 from galray.data.lineage import JUDGED_SPLITS
@@ -44,6 +45,30 @@ def of_split(predictions: pa.Table, split: str) -> pa.Table:
 def choose_threshold(truth: np.ndarray, score: np.ndarray) -> float:
     """Return the threshold of the best F1; one half where no galaxy of the target can tell."""
     return metrics.threshold_for(truth, score, best_f1=True) if (truth == 1).any() else 0.5
+
+
+def tune(truth: np.ndarray, score: np.ndarray, target: str, prevalence: float) -> Decision:
+    """Choose a rare target's threshold and temperature on validation galaxies.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n,)
+        1, 0, or -1 (unknown, left out).
+    score : ndarray of float, shape (n,)
+        Probability of the target.
+    target : str
+    prevalence : float
+        Share of positives that the probabilities assume.
+    """
+    threshold = choose_threshold(truth, score)
+    return Decision(target, threshold, prevalence, _target_temperature(truth, score, prevalence))
+
+
+def _target_temperature(truth: np.ndarray, score: np.ndarray, prevalence: float) -> float:
+    """Fit the temperature at the share of positives that the galaxies themselves have."""
+    labels = {"morphology": np.full(len(truth), UNKNOWN), "targets": truth[:, None]}
+    natural = balance(labels, 1, "none").assumed_prevalence[0]
+    return fit_temperature(truth, score, prevalence, natural)
 
 
 def validation_metrics(predictions: pa.Table, config: ClassifierConfig) -> dict[str, float]:
@@ -93,8 +118,7 @@ class Calibration:
         )
         if not config.targets:
             return cls(natural, class_temperature, 1.0)
-        score, prevalence = validation["score"].to_numpy(), config.prevalence[0]
-        temperature = fit_temperature(truth, score, prevalence, natural.prevalence[0])
+        temperature = _target_temperature(truth, validation["score"].to_numpy(), config.prevalence[0])
         return cls(natural, class_temperature, temperature)
 
     def _named(
@@ -158,17 +182,14 @@ def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision | N
         By split: counts; of the target completeness, purity, F1 and average precision, of the classes
         accuracy, completeness and purity, and calibration, with 95% intervals.
     """
-    calibration = Calibration.of(of_split(predictions, "validation"), config)
-    decision = _decide(of_split(predictions, "validation"), config, calibration) if config.targets else None
+    validation, decision = of_split(predictions, "validation"), None
+    calibration = Calibration.of(validation, config)
+    if config.targets:
+        decision = tune(*_truth_and_score(validation), config.target_names[0], config.prevalence[0])
     return decision, {
         split: _judge_split(of_split(predictions, split), decision, config, calibration)
         for split in JUDGED_SPLITS
     }
-
-
-def _decide(validation: pa.Table, config: ClassifierConfig, calibration: Calibration) -> Decision:
-    threshold = choose_threshold(*_truth_and_score(validation))
-    return Decision(config.target_names[0], threshold, config.prevalence[0], calibration.temperature)
 
 
 def _judge_split(

@@ -153,9 +153,10 @@ CUTOUT_FLAGS: dict[str, int] = {
     "edge": 1,  # padded beyond its tile
     "bad_pixels": 2,  # pixels missing or blank
     "saturated": 4,  # a pixel of a band at or above its saturation
-    "blended": 8,  # another source of the catalogue near the centre
+    "blended": 8,  # another source of the catalogue near the centre, on the same tile
 }
 _FLAGS_TOLD = ", ".join(f"{bit} {name.replace('_', ' ')}" for name, bit in CUTOUT_FLAGS.items())
+_FLAGS_TOLD += " on its tile"  # of blended, the last: neighbours on the next tile are not looked at
 
 SCORE_SCHEMA = pa.schema(
     [

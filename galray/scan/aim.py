@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-
-from galray.classifier import metrics, network
+from galray.classifier import metrics
 from galray.classifier.decision import Decision
-from galray.classifier.judging import of_split, read_predictions
 from galray.core.config import require
 from galray.core.errors import ConfigError, InputError, nearest
-from galray.core.storage import Location
+from galray.scan.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -40,72 +37,61 @@ class Aim:
         require(self.number is None or self.number >= 1, f"--aim.number is {self.number}; give at least 1.")
 
 
-def decide(
-    aim: Aim,
-    target: str,
-    survey_prevalence: float | None,
-    tuned: Decision,
-    settings: network.ClassifierConfig,
-    classifier: Location,
-) -> Decision:
+def decide(aim: Aim, target: str, survey_prevalence: float | None, ensemble: Ensemble) -> Decision:
     """Return what is looked for, and from which score on.
 
     Parameters
     ----------
     aim : Aim
     target : str
-        Empty for the one that the classifier was tuned for.
+        Empty for the one that the first classifier was tuned for.
     survey_prevalence : float or None
         Needed where the aim is a purity.
-    tuned : Decision
-        The classifier's own.
-    settings : ClassifierConfig
-    classifier : Location
-        Published, with its predictions of validation galaxies.
+    ensemble : Ensemble
+        Of classifiers published with their predictions of validation galaxies.
 
     Raises
     ------
     ConfigError
-        For a target that the classifier does not know, or one that it was not tuned for without a
-        threshold or number.
+        For a target that a classifier does not know, or one that the first was not tuned for without a
+        threshold or number; for several classifiers that cannot be averaged or tuned as one.
     InputError
         Where no threshold serves the aim on the validation galaxies.
     """
-    target = target or tuned.target
+    own, settings = Decision.read(ensemble.classifiers[0]), ensemble.settings[0]
+    target = target or own.target
     names = settings.target_names
     if target not in names:
         raise ConfigError(
             f"The classifier knows no target {target!r}{nearest(target, names)}; it has {', '.join(names)}."
         )
+    ensemble.check(target)
     threshold = 0.0 if aim.number else aim.threshold
-    if target == tuned.target:
+    if target == own.target:
+        tuned = ensemble.tuned(own)
         if threshold is None:
-            threshold = _from_validation(aim, survey_prevalence, classifier)
+            threshold = _from_validation(aim, survey_prevalence, ensemble, target)
         return replace(tuned, threshold=tuned.threshold if threshold is None else threshold)
     if threshold is None or not settings.prevalence:
         raise ConfigError(
-            f"The classifier was tuned for {tuned.target!r}; {target!r} needs an "
+            f"The classifier was tuned for {own.target!r}; {target!r} needs an "
             "--aim.threshold or --aim.number."
         )
     return Decision(target, threshold, settings.prevalence[names.index(target)])
 
 
-def validation_predictions(classifier: Location) -> tuple[np.ndarray, np.ndarray]:
-    """Read truth (1, 0, or -1 for unknown) and score of the galaxies that thresholds are chosen on."""
-    rows = of_split(read_predictions(classifier, ["split", "truth", "score"]), "validation")
-    return rows["truth"].to_numpy(), rows["score"].to_numpy()
-
-
-def _from_validation(aim: Aim, survey_prevalence: float | None, classifier: Location) -> float | None:
+def _from_validation(
+    aim: Aim, survey_prevalence: float | None, ensemble: Ensemble, target: str
+) -> float | None:
     if aim.completeness is not None:
-        return metrics.threshold_for(*validation_predictions(classifier), completeness=aim.completeness)
+        return metrics.threshold_for(*ensemble.validation(target), completeness=aim.completeness)
     if aim.purity is None or survey_prevalence is None:
         return None
-    truth, score = validation_predictions(classifier)
+    truth, score = ensemble.validation(target)
     threshold = metrics.threshold_at_prevalence(truth, score, survey_prevalence, aim.purity)
     if threshold > 1:
         raise InputError(
-            f"No threshold of {classifier.uri} is {aim.purity:g} pure at a prevalence of "
+            f"No threshold of {ensemble} is {aim.purity:g} pure at a prevalence of "
             f"{survey_prevalence:g}, "
             f"on {(truth == 1).sum()} true and {(truth == 0).sum()} other validation galaxies. "
             "Lower --aim.purity, or give --aim.number."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class _Features(nn.Module):
 
 
 def _compiled(model: Classifier, bfloat16: bool) -> Any:
-    if importlib.util.find_spec("openvino") is None:
+    if find_spec("openvino") is None:
         raise ConfigError("--engine openvino needs OpenVINO: pip install 'galray[openvino]', or use torch.")
     import openvino  # pyright: ignore[reportMissingImports]  # an extra
 

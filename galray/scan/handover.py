@@ -21,9 +21,10 @@ from galray.core.schema import SCORE_SCHEMA
 from galray.core.shards import read_shards, shard_paths
 from galray.core.storage import Location
 from galray.core.tracking import Run
-from galray.scan.aim import validation_predictions
 from galray.scan.candidates import select, tables
 from galray.scan.columns import Columns
+from galray.scan.ensemble import Ensemble
+from galray.scan.hats import hats_files
 from galray.scan.known import MATCHED, KnownObjects, MatchKnown, nearest_sources
 from galray.scan.page import page
 from galray.scan.report import Recovery, Report, ScoreHistogram
@@ -42,8 +43,8 @@ class HandOver:
         Published scores.
     scored : Manifest
         Theirs.
-    classifier : Location
-        Published, with its predictions of validation galaxies.
+    ensemble : Ensemble
+        What scored.
     model_id : str
     decision : Decision
     max_candidates : int
@@ -56,11 +57,13 @@ class HandOver:
     known : Location or None
         Table of known objects, with `known_columns`.
     match_radius_arcsec : float
+    hats : bool
+        Whether the list is written as HATS too.
     """
 
     scores: Location
     scored: Manifest
-    classifier: Location
+    ensemble: Ensemble
     model_id: str
     decision: Decision
     max_candidates: int
@@ -70,6 +73,7 @@ class HandOver:
     known: Location | None
     known_columns: Columns
     match_radius_arcsec: float
+    hats: bool
 
     def publish(self, place: Location, config: Mapping[str, Any], run: Run) -> Manifest:
         """Write the candidates folder: tables, page and report."""
@@ -101,6 +105,9 @@ class HandOver:
         with publish(place, "candidates", config, {self.scores.uri: self.scored.fingerprint}) as publication:
             for extension, data in tables(chosen).items():
                 publication.write(f"candidates.{extension}", data, len(chosen))
+            if self.hats:
+                for path, data in hats_files(chosen, decision.target).items():
+                    publication.write(f"candidates.hats/{path}", data)
             for name, data in report.files("report").items():
                 publication.write(name, data)
             publication.write("index.html", html)
@@ -117,6 +124,8 @@ class HandOver:
                 run.text(text, name)
         left_out = f", the best of {above} above the threshold" if above > ranked else ""
         say(f"scan: {ranked} candidates{left_out}; grade them on {place.uri}/index.html")
+        if self.hats and (nowhere := chosen["ra"].null_count):
+            say(f"scan: {nowhere} rows without a position are not in {place.uri}/candidates.hats")
         return Manifest.read(place)
 
     def _facts(self, threshold: float, above: int) -> Mapping[str, str]:
@@ -151,11 +160,12 @@ class HandOver:
         )
 
     def _detection(self, decision: Decision) -> metrics.Detection | None:
-        """Measure the threshold on the classifier's validation galaxies, where they are of its target."""
-        of_target = Decision.read(self.classifier).target == decision.target
-        if not of_target or not (self.classifier / PREDICTIONS_FILE).exists():
+        """Measure the threshold on validation galaxies, where they are known to be of its target."""
+        first = self.ensemble.classifiers[0]
+        of_target = Decision.read(first).target == decision.target
+        if not of_target or not (first / PREDICTIONS_FILE).exists():
             return None
-        return metrics.completeness_purity(*validation_predictions(self.classifier), decision.threshold)
+        return metrics.completeness_purity(*self.ensemble.validation(decision.target), decision.threshold)
 
     def _recovery(self, known: KnownObjects, threshold: float) -> Recovery:
         match = MatchKnown(known, self.match_radius_arcsec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from galray.core.config import JobConfig, Preset, require
 from galray.data.expressions import Expression
@@ -36,7 +37,8 @@ class ScanConfig(JobConfig):
     """Instead of catalogue and tiles: published galaxy shards, cutouts already made."""
     classifier: str = "{root}/classifier"
     ensemble: tuple[str, ...] = ()
-    """Further classifiers of the same target; the score is the mean of all."""
+    """Further classifiers of the same target, judged on the same galaxies: the score is the mean of all, and
+    threshold and calibration are tuned on the mean of what they made of their validation galaxies."""
     turns: bool = False
     """Score each cutout in its eight symmetries: the mean, and the standard deviation, at eight times the
     cost."""
@@ -50,6 +52,8 @@ class ScanConfig(JobConfig):
     """Expected share of targets in the survey: corrects probabilities, and predicts what is found."""
     max_candidates: int = 2000
     """Keep at most so many of the best."""
+    hats: bool = False
+    """Write the candidates as a HATS catalogue too, for LSDB (pip install 'galray[hats]')."""
     random_share: float = 0.0
     """Share of all sources to grade whatever they score; makes completeness measurable."""
     keep_image_score: float | None = None
@@ -112,6 +116,10 @@ class ScanConfig(JobConfig):
         require(
             not (self.gpus and self.engine != "torch"),
             f"--engine {self.engine} runs on CPUs; with --gpus, use torch.",
+        )
+        require(
+            not self.hats or find_spec("lsdb") is not None,
+            "--hats needs LSDB: pip install 'galray[hats]', or leave it out.",
         )
         self.selection()
         self.runs_on()

@@ -18,11 +18,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from galray.classifier import network
 from galray.classifier.decision import Decision
 from galray.core.cluster import say
-from galray.core.errors import ConfigError, PublishError
-from galray.core.manifest import Manifest, Publication, local_folder, publish, standing
+from galray.core.errors import PublishError
+from galray.core.manifest import Manifest, Publication, publish, standing
 from galray.core.schema import SCORE_SCHEMA
 from galray.core.shards import rejects_told, shard_paths
 from galray.core.storage import Location
@@ -32,6 +31,7 @@ from galray.data.tile_files import TileFiles
 from galray.scan.aim import decide
 from galray.scan.catalogue import read_sources
 from galray.scan.engine import check_agreement
+from galray.scan.ensemble import Ensemble
 from galray.scan.handover import HandOver
 from galray.scan.options import ScanConfig
 from galray.scan.partition import SOURCES, prepare, prepared, units_of
@@ -77,34 +77,24 @@ def scan(config: ScanConfig) -> Manifest:
 
 @dataclass(frozen=True)
 class _Survey:
-    """A configuration with what the classifier's folder says of it."""
+    """A configuration with what the classifiers' folders say of it."""
 
     config: ScanConfig
-    classifiers: tuple[Location, ...]
+    ensemble: Ensemble
     manifests: tuple[Manifest, ...]
-    network: network.ClassifierConfig
     decision: Decision
 
     @classmethod
     def of(cls, config: ScanConfig) -> _Survey:
         classifiers = tuple(map(config.location, (config.classifier, *config.ensemble)))
         manifests = tuple(Manifest.read(classifier, "classifier") for classifier in classifiers)
-        settings = [_settings(classifier) for classifier in classifiers]
-        decision = decide(
-            config.aim,
-            config.target,
-            config.survey_prevalence,
-            Decision.read(classifiers[0]),
-            settings[0],
-            classifiers[0],
-        )
-        for classifier, other in zip(classifiers[1:], settings[1:], strict=True):
-            _check_member(classifier, other, settings[0], decision.target)
-        return cls(config, classifiers, manifests, settings[0], decision)
+        ensemble = Ensemble.read(classifiers)
+        decision = decide(config.aim, config.target, config.survey_prevalence, ensemble)
+        return cls(config, ensemble, manifests, decision)
 
     @property
     def parents(self) -> dict[str, str]:
-        pairs = zip(self.classifiers, self.manifests, strict=True)
+        pairs = zip(self.ensemble.classifiers, self.manifests, strict=True)
         parents = {classifier.uri: manifest.fingerprint for classifier, manifest in pairs}
         if self.config.galaxies:
             parents[self._galaxies.uri] = Manifest.read(self._galaxies, "galaxies").fingerprint
@@ -141,7 +131,7 @@ class _Survey:
         return prepare(output, self._asked(), rows, config.rows_per_task, config.blend_radius_arcsec)
 
     def _images(self, output: Location) -> UnitImages:
-        config, size_px = self.config, self.network.size_px
+        config, size_px = self.config, self.ensemble.settings[0].size_px
         if config.galaxies:
             made = DecodeGalaxies(size_px)
             return UnitImages(self._galaxies, GALAXY_COLUMNS, made, config.batch_size)
@@ -152,10 +142,10 @@ class _Survey:
     def _check_engine(self) -> dict[str, Any]:
         """Compare the engine with torch, where the units are scored: on a worker."""
         if self.scoring.engine.is_reference:
-            return check_agreement(self.classifiers, self.scoring.engine)
+            return check_agreement(self.ensemble.classifiers, self.scoring.engine)
         on_gpu: dict[str, Any] = {"num_gpus": 1} if self.config.gpus else {"num_cpus": 1}
         check = ray.remote(**on_gpu)(check_agreement)
-        return ray.get(check.remote(self.classifiers, self.scoring.engine))
+        return ray.get(check.remote(self.ensemble.classifiers, self.scoring.engine))
 
     def score(self, output: Location, run: Run) -> Manifest:
         """Score all sources and publish the scores."""
@@ -184,7 +174,7 @@ class _Survey:
     def scoring(self) -> Scoring:
         config, floor = self.config, self.config.keep_image_score
         return Scoring(
-            classifiers=self.classifiers,
+            classifiers=self.ensemble.classifiers,
             target=self.decision.target,
             keep_image_score=self.decision.threshold if floor is None else floor,
             random_share=config.random_share,
@@ -240,7 +230,7 @@ class _Survey:
         return HandOver(
             scores=output,
             scored=scored,
-            classifier=self.classifiers[0],
+            ensemble=self.ensemble,
             model_id="+".join(manifest.fingerprint for manifest in self.manifests),
             decision=self.decision,
             max_candidates=config.max_candidates,
@@ -250,26 +240,5 @@ class _Survey:
             known=config.location(config.known) if config.known else None,
             known_columns=config.known_columns,
             match_radius_arcsec=config.match_radius_arcsec,
+            hats=config.hats,
         ).publish(place, config.resolved(), run)
-
-
-def _settings(classifier: Location) -> network.ClassifierConfig:
-    with local_folder(classifier, "classifier") as folder:
-        return network.load(folder).config
-
-
-def _check_member(
-    classifier: Location, settings: network.ClassifierConfig, first: network.ClassifierConfig, target: str
-) -> None:
-    """Refuse a classifier whose scores cannot be averaged with those of the first."""
-    if target not in settings.target_names:
-        known = ", ".join(settings.target_names) or "none"
-        raise ConfigError(
-            f"--ensemble {classifier.uri} does not look for {target!r} (its targets: {known}). "
-            "Name classifiers of one target."
-        )
-    if settings.size_px != first.size_px:
-        raise ConfigError(
-            f"--ensemble {classifier.uri} takes images of {settings.size_px} px, --classifier of "
-            f"{first.size_px}. Name classifiers of one size."
-        )

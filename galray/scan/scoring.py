@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import torch
 
 from galray.classifier import network
-from galray.classifier.metrics import shift_prior
-from galray.classifier.network import Classifier, ClassifierConfig
+from galray.classifier.network import Classifier
 from galray.core.schema import SCORE_SCHEMA, uniform_of
 from galray.core.storage import Location, storage_errors
 from galray.data.images import encode_jpeg
 from galray.scan.engine import Engine
+from galray.scan.ensemble import at_prevalence_of
 from galray.scan.pixels import images_of
 
 EARLY_TYPES = ("completely_round_smooth", "in_between_smooth")
@@ -98,18 +98,11 @@ class Score:
     def _targets_and_early(self, model: Classifier, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the probabilities of the target, at the first one's prevalence, and of an early type."""
         said = network.predict(model, images, bfloat16=self._scoring.engine.bfloat16)
-        settings, first = model.config, self._models[0].config
-        of_target = said.targets[:, settings.target_names.index(self._scoring.target)]
-        assumed, wanted = (_prevalence(config, self._scoring.target) for config in (settings, first))
-        if assumed and wanted and assumed != wanted:
-            of_target = shift_prior(of_target, assumed, wanted).astype(np.float32)
+        settings, target = model.config, self._scoring.target
+        of_target = said.targets[:, settings.target_names.index(target)]
+        of_target = at_prevalence_of(self._models[0].config, settings, target, of_target)
         early = [i for i, name in enumerate(settings.class_names) if name in EARLY_TYPES]
         return of_target, said.morphology[:, early].sum(axis=1)
-
-
-def _prevalence(config: ClassifierConfig, target: str) -> float | None:
-    """Return the share of targets that a classifier's probabilities assume; None where not recorded."""
-    return config.prevalence[config.target_names.index(target)] if config.prevalence else None
 
 
 def symmetries(images: np.ndarray) -> Iterator[np.ndarray]:

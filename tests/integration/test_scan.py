@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lsdb
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -18,6 +19,7 @@ import torch
 from astropy.table import Table
 
 from galray.classifier import network
+from galray.classifier.decision import Decision
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import RING
 from galray.core.errors import ConfigError, EmptyInputError, InputError, MissingColumnError, PublishError
@@ -31,6 +33,7 @@ from galray.data.tile_fits import open_tile
 from galray.data.tiles import cut
 from galray.scan.aim import Aim
 from galray.scan.columns import Columns
+from galray.scan.ensemble import Ensemble
 from galray.scan.options import ScanConfig
 from galray.scan.scan import scan
 from galray.scan.vet import VetConfig, vet
@@ -71,18 +74,26 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained classifier; its scores differ from image to image all the same."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    network.save(Classifier(ClassifierConfig("resnet-tiny", SIZE_PX)), folder / "model")
-    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
-    rng = np.random.default_rng(0)
-    predictions = {"truth": rng.integers(0, 2, 200), "score": rng.uniform(0, 1, 200).astype(np.float32)}
-    table = pa.table({"split": ["validation"] * 200, **predictions})
+    return published_classifier(folder, ClassifierConfig("resnet-tiny", SIZE_PX), seed=0)
+
+
+def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> str:
+    """Publish an untrained classifier; all are judged on the same made-up galaxies."""
+    torch.manual_seed(seed)
+    network.save(Classifier(config), folder / "model")
     location = open_location(str(folder / "classifier"))
+    decision = Decision("dust_lane_early_type", 0.0, 0.1)
+    predictions = {
+        "galaxy_id": range(200),
+        "split": ["validation"] * 200,
+        "truth": np.random.default_rng(0).integers(0, 2, 200),
+        "score": np.random.default_rng(1 + seed).uniform(0, 1, 200).astype(np.float32),
+    }
     with publish(location, "classifier") as publication:
         publication.add_folder(folder / "model")
-        publication.add(write_parquet(location, "predictions.parquet", table))
-        publication.write("decision.json", json.dumps(decision))
-    return str(folder / "classifier")
+        publication.add(write_parquet(location, "predictions.parquet", pa.table(predictions)))
+        publication.write("decision.json", decision.to_json())
+    return location.uri
 
 
 def config_of(root: Path, survey: Path, classifier: str, **options: Any) -> ScanConfig:
@@ -320,20 +331,19 @@ def test_candidates_open_in_astropy(scanned):
     assert html.count("data:image/jpeg") == len(scores)
 
 
-def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> str:
-    torch.manual_seed(seed)
-    network.save(Classifier(config), folder / "model")
-    location = open_location(str(folder / "classifier"))
-    decision = {"target": "dust_lane_early_type", "threshold": 0.0, "train_prevalence": 0.1}
-    with publish(location, "classifier") as publication:
-        publication.add_folder(folder / "model")
-        publication.write("decision.json", json.dumps(decision))
-    return location.uri
+def test_candidates_as_hats_open_in_lsdb(scanned, survey, classifier, tmp_path):
+    place = open_location(str(tmp_path / "candidates"))
+    scan(config_of(scanned, survey, classifier, resume=True, hats=True, candidates=place.uri))
+    rows = lsdb.open_catalog(f"{place.uri}/candidates.hats").compute()
+    assert set(rows["galaxy_id"]) == set(scores_of(scanned))
+    files = [path for path in (tmp_path / "candidates").rglob("*") if path.is_file()]
+    written = {path.relative_to(place.uri).as_posix() for path in files}
+    assert written - {file.path for file in Manifest.read(place).files} == {"manifest.json"}
 
 
 def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey, classifier, tmp_path):
     second = published_classifier(tmp_path / "second", ClassifierConfig("resnet-tiny", SIZE_PX), seed=1)
-    options = {"ensemble": (second,), "turns": True, "max_candidates": 5, "keep_image_score": 0.0}
+    options = {"ensemble": (second,), "turns": True, "max_candidates": 5, "aim": Aim(threshold=0.0)}
     manifest = scan(config_of(tmp_path, survey, classifier, **options))
     scores = scores_of(tmp_path)
     table = pq.read_table(tmp_path / "candidates/candidates.parquet")
@@ -341,6 +351,9 @@ def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey
     counts = {"candidates": 5, "above_threshold": len(scores), "random_arm": 0, "sources": len(scores)}
     assert manifest.counts == counts
     assert (table["score_sd"].to_numpy() > 0).all()
+    both = Ensemble.read((open_location(classifier), open_location(second)))
+    tuned = both.tuned(Decision.read(both.classifiers[0]))
+    assert manifest.lineage["temperature"] == tuned.temperature != 1
     assert set(Manifest.read(open_location(str(tmp_path / "scan"))).parents) == {classifier, second}
 
 

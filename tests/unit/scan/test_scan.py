@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from galray.classifier import network
+from galray.classifier.calibration import fit_temperature
 from galray.classifier.decision import Decision
 from galray.classifier.metrics import shift_prior
 from galray.classifier.network import Classifier, ClassifierConfig
@@ -28,6 +28,7 @@ from galray.scan import engine
 from galray.scan.aim import Aim, decide
 from galray.scan.columns import SOURCE_SCHEMA, sources_table
 from galray.scan.engine import Engine, check_agreement
+from galray.scan.ensemble import Ensemble
 from galray.scan.handover import best_scores
 from galray.scan.options import ScanConfig
 from galray.scan.pixels import scanned_schema
@@ -41,6 +42,7 @@ SETTINGS = ClassifierConfig(
 
 
 VALIDATION = {  # the highest score is no target
+    "galaxy_id": np.arange(12),
     "split": ["validation"] * 12,
     "truth": np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, -1], np.int8),
     "score": np.array([0.95, 0.9, 0.6, 0.3, 0.99, 0.5, 0.2, 0.2, 0.1, 0.1, 0.1, 0.97], np.float32),
@@ -74,6 +76,13 @@ def test_contradictions_are_refused(options, message):
         ScanConfig(**options)
 
 
+def test_hats_that_cannot_be_written_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setattr("galray.scan.options.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--hats needs LSDB: pip install 'galray\[hats\]'"):
+        ScanConfig(hats=True)
+    assert not ScanConfig().hats
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -90,7 +99,7 @@ def test_one_aim_that_can_be(options, message):
 
 
 def decided(classifier, aim, target="", prevalence=None):
-    return decide(aim, target, prevalence, TUNED, SETTINGS, classifier)
+    return decide(aim, target, prevalence, Ensemble.read((classifier,)))
 
 
 def test_the_classifiers_decision_holds_unless_told_otherwise(classifier):
@@ -139,16 +148,70 @@ def test_a_decision_that_is_none(tmp_path, text):
         Decision.read(open_location(str(tmp_path)))
 
 
+def published(folder: Path, config: ClassifierConfig, predictions: dict[str, Any], seed: int = 0) -> Location:
+    """Publish an untrained classifier that is said to have made these predictions."""
+    location = open_location(str(folder / "classifier"))
+    torch.manual_seed(seed)
+    with publish(location, "classifier") as publication:
+        network.save(Classifier(config), folder / "model")
+        publication.add_folder(folder / "model")
+        publication.write("decision.json", json.dumps(vars(TUNED)))
+        publication.add(write_parquet(location, "predictions.parquet", pa.table(predictions)))
+    return location
+
+
 @pytest.fixture
 def classifier(tmp_path: Path) -> Location:
-    location = open_location(str(tmp_path / "classifier"))
-    torch.manual_seed(0)
-    with publish(location, "classifier") as publication:
-        network.save(Classifier(SETTINGS), tmp_path / "model")
-        publication.add_folder(tmp_path / "model")
-        publication.write("decision.json", json.dumps(vars(TUNED)))
-        publication.add(write_parquet(location, "predictions.parquet", pa.table(VALIDATION)))
-    return location
+    return published(tmp_path, SETTINGS, VALIDATION)
+
+
+SECOND = replace(SETTINGS, prevalence=(0.4, 0.5))
+SECOND_SCORE = np.array([0.8, 0.7, 0.9, 0.85, 0.2, 0.3, 0.1, 0.4, 0.2, 0.1, 0.3, 0.5])
+MEAN_SCORE = (VALIDATION["score"] + SECOND_SCORE) / 2
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Location:
+    """Judged on the same galaxies, in another order; at the first one's prevalence it says `SECOND_SCORE`."""
+    said = shift_prior(SECOND_SCORE, 0.1, 0.4).astype(np.float32)
+    predictions = {name: column[::-1] for name, column in {**VALIDATION, "score": said}.items()}
+    return published(tmp_path / "second", SECOND, predictions, seed=7)
+
+
+def test_an_ensemble_is_tuned_on_the_mean_of_its_validation_predictions(classifier, second):
+    both, truth = Ensemble.read((classifier, second)), VALIDATION["truth"]
+    decision = decide(Aim(), "", None, both)
+
+    def f1(threshold):
+        chosen = truth[threshold <= MEAN_SCORE]
+        return 2 * (chosen == 1).sum() / ((chosen >= 0).sum() + (truth == 1).sum())
+
+    assert decision.threshold == pytest.approx(max(MEAN_SCORE, key=f1))
+    share = (4 + 0.5) / (11 + 1)  # of true ones among the known, as `losses.balance` counts them
+    assert decision.temperature == pytest.approx(fit_temperature(truth, MEAN_SCORE, 0.1, share), rel=1e-3)
+    assert decision.temperature != pytest.approx(TUNED.temperature, rel=0.1)
+    assert (decision.target, decision.train_prevalence) == (TUNED.target, TUNED.train_prevalence)
+    given = decide(Aim(threshold=0.9), "", None, both)
+    assert (given.threshold, given.temperature) == (0.9, decision.temperature)
+    complete = decide(Aim(completeness=0.75), "", None, both)
+    assert complete.threshold == pytest.approx(np.sort(MEAN_SCORE[truth == 1])[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (SECOND, {"galaxy_id": np.arange(1, 13)}, r"other validation .*12, 11 of them the same"),
+        (SECOND, {"truth": np.roll(VALIDATION["truth"], 1)}, "3 of them with another truth"),
+        (replace(SECOND, targets=SECOND.targets[::-1]), {}, "was tuned for 'ring'"),
+    ],
+)
+def test_classifiers_that_cannot_be_tuned_as_one(classifier, tmp_path, config, changes, message):
+    other = published(tmp_path / "other", config, VALIDATION | changes)
+    with pytest.raises(ConfigError, match=message):
+        decide(Aim(), "", None, Ensemble.read((classifier, other)))
+    with pytest.raises(ConfigError, match=message):  # its probabilities are no better known
+        decide(Aim(threshold=0.5), "", None, Ensemble.read((classifier, other)))
+    assert decide(Aim(threshold=0.5), "ring", None, Ensemble.read((classifier, other))).temperature == 1
 
 
 def block_of(images: np.ndarray, reasons: list[str | None]) -> pa.Table:
@@ -230,16 +293,10 @@ def test_the_symmetries_are_eight_and_undo_one_another():
     assert len({turn.tobytes() for turn in symmetries(image)}) == 8
 
 
-def test_an_ensemble_averages_at_the_first_ones_prevalence(classifier, images, tmp_path):
-    torch.manual_seed(7)
-    other = Classifier(replace(SETTINGS, prevalence=(0.1, 0.5)))
-    second = open_location(str(tmp_path / "second"))
-    with publish(second, "classifier") as publication:
-        network.save(other, tmp_path / "other")
-        publication.add_folder(tmp_path / "other")
+def test_an_ensemble_averages_at_the_first_ones_prevalence(classifier, second, images):
     both = score((classifier, second), block_of(images, [None] * 6))
     first = network.predict(network.load(classifier.path), images).targets[:, 1]
-    theirs = shift_prior(network.predict(other, images).targets[:, 1], 0.5, 0.2)
+    theirs = shift_prior(network.predict(network.load(second.path), images).targets[:, 1], 0.5, 0.2)
     np.testing.assert_allclose(both["score"].to_numpy(), (first + theirs) / 2, atol=1e-6)
     np.testing.assert_allclose(both["score_sd"].to_numpy(), np.abs(first - theirs) / 2, atol=1e-6)
 
@@ -256,15 +313,14 @@ def test_an_engine_that_differs_is_refused(classifier, monkeypatch):
         check_agreement((classifier,), Engine(bfloat16=True))
 
 
-@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
-def test_an_engine_that_is_not_installed_is_named(classifier):
+def test_an_engine_that_is_not_installed_is_named(classifier, monkeypatch):
+    monkeypatch.setattr(engine, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'galray\[openvino\]'"):
         check_agreement((classifier,), Engine("openvino"))
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_openvino_agrees_with_torch(classifier, images, bfloat16):
-    pytest.importorskip("openvino")
     block, runs_on = block_of(images, [None] * 6), Engine("openvino", bfloat16)
     assert check_agreement((classifier,), runs_on)["largest_difference"] <= runs_on.tolerance
     expected, found = score(classifier, block), score(classifier, block, engine=runs_on)

@@ -26,14 +26,15 @@ def hats_files(table: pa.Table, name: str) -> dict[str, bytes]:
     dict of str to bytes
         File contents by path below the catalogue's folder; empty where no row has a position.
     """
-    import lsdb  # pyright: ignore[reportMissingImports]  # an extra
+    # an extra
+    from lsdb.loaders.dataframe.from_dataframe import from_dataframe
 
     placed = table.filter(pc.field("ra").is_valid() & pc.field("dec").is_valid())
     if not len(placed):
         return {}
     plain = [field.name for field in table.schema if not pa.types.is_binary(field.type)]
     rows = placed.select(plain).to_pandas(types_mapper=pd.ArrowDtype)
-    catalogue = lsdb.from_dataframe(
+    catalogue = from_dataframe(
         rows, ra_column="ra", dec_column="dec", margin_threshold=None, catalog_name=name
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lsdb
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from astropy.table import Table
+from lsdb.loaders.hats.read_hats import open_catalog
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
@@ -334,7 +334,7 @@ def test_candidates_open_in_astropy(scanned):
 def test_candidates_as_hats_open_in_lsdb(scanned, survey, classifier, tmp_path):
     place = open_location(str(tmp_path / "candidates"))
     scan(config_of(scanned, survey, classifier, resume=True, hats=True, candidates=place.uri))
-    rows = lsdb.open_catalog(f"{place.uri}/candidates.hats").compute()
+    rows = open_catalog(f"{place.uri}/candidates.hats").compute()
     assert set(rows["galaxy_id"]) == set(scores_of(scanned))
     files = [path for path in (tmp_path / "candidates").rglob("*") if path.is_file()]
     written = {path.relative_to(place.uri).as_posix() for path in files}

@@ -1,6 +1,7 @@
 """A denoiser small enough to train and sample in a test."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
@@ -29,8 +30,9 @@ def tiny() -> Denoiser:
     torch.manual_seed(0)
     codec = PixelCodec.from_statistics((-0.8, -0.8, -0.9), (0.3, 0.2, 0.2), size_px=8, fold=2)
     denoiser = build_denoiser(TINY, codec).eval()
-    # A new network's output is zero whatever it is asked for; a test of what it sees needs more.
-    torch.nn.init.normal_(denoiser.unet.conv_out.weight, std=0.1)
+    # A new network's output is zero, and no layer knows what is asked for; a test of what it sees needs more.
+    for layer in (denoiser.unet.conv_out, denoiser.unet.class_embedding):
+        torch.nn.init.normal_(cast(torch.nn.Linear, layer).weight, std=0.1)
     return denoiser
 
 

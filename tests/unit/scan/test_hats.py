@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lsdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hats.io.validation import is_valid_catalog
+from lsdb.loaders.hats.read_hats import open_catalog
 
 from galray.scan.hats import hats_files
 from tests.unit.scan.conftest import FIRST_ID
@@ -25,7 +25,7 @@ def folder(candidates: pa.Table, tmp_path: Path) -> Path:
 
 
 def test_lsdb_reads_every_candidate_that_has_a_position(folder, candidates):
-    catalogue = lsdb.open_catalog(folder)
+    catalogue = open_catalog(folder)
     placed = candidates.filter(pc.field("ra").is_valid()).drop_columns("image")
     rows = pa.Table.from_pandas(catalogue.compute(), preserve_index=False).sort_by("rank")
     assert len(rows) == len(candidates) - 1
@@ -36,7 +36,7 @@ def test_lsdb_reads_every_candidate_that_has_a_position(folder, candidates):
 
 
 def test_lsdb_finds_a_candidate_by_its_position(folder):
-    found = lsdb.open_catalog(folder).cone_search(ra=152.0, dec=2.0, radius_arcsec=1).compute()
+    found = open_catalog(folder).cone_search(ra=152.0, dec=2.0, radius_arcsec=1).compute()
     assert found["galaxy_id"].tolist() == [FIRST_ID + 2]
 
 

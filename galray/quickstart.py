@@ -58,7 +58,9 @@ _SMALL_SEARCH = replace(
     guidance_scales=(1.5, 3.0),
     augmentation_ratios=(0.1,),
     seeds=(0,),
-    synthesize=SynthesizeConfig(count=200, num_steps=12),
+    synthesize=SynthesizeConfig(count=150, num_steps=12),
+    classify=replace(CLASSIFIERS["laptop"].config, epochs=4),
+    concurrent_trials=1,  # with all threads: two at a time take more memory, and no less time for three
 )
 
 

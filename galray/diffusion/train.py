@@ -295,7 +295,7 @@ _PAPER = TrainConfig(
 _LAPTOP = TrainConfig(
     denoiser=DENOISERS["64px-quick"],
     objective=FlowMatching(logit_mean=1.3),  # noisy times most: shapes and colours before details
-    steps=600,
+    steps=450,
     batch_size=16,  # in few minutes on a CPU, twice the steps learn more than twice the galaxies in each
     learning_rate=1.5e-3,
     warmup_steps=40,
@@ -303,7 +303,7 @@ _LAPTOP = TrainConfig(
     ema_decay=0.985,
     p_question=0.1,
     emphasis=("smooth+dust_lane:20",),
-    checkpoint_every=200,
+    checkpoint_every=180,
 )
 
 PRESETS = {

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray import tune
 from ray.tune import Tuner
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from galray.classifier import network
@@ -37,6 +38,7 @@ __all__ = ["PRESETS", "SearchConfig", "search"]
 PLAN = "plan.json"
 _DPI = 140
 TUNE = "tune"  # what Ray Tune writes for itself, deleted at the end
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 # A trial waits for its classifier's workers: it must not hold a core that they need.
 _WAITS: dict[str, float] = {"CPU": 0, "memory": 1 << 20}
 
@@ -98,6 +100,9 @@ def run_trials(config: SearchConfig, output: Location, run: Run) -> None:
         Interrupted: Ray Tune returns at the first Ctrl-C.
     """
     (output / TUNE).delete()  # an interrupted run's; see galray.search.records
+    # Ray Tune would send the driver's keys to its trials, and Ray writes what it sends into its logs. The
+    # nodes have keys of their own.
+    ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
     trainable = tune.with_resources(
         tune.with_parameters(try_point, config=config, search=output, run=run), _WAITS
     )

@@ -16,8 +16,6 @@ def quiet_driver() -> None:
     progress = logging.getLogger("ray.data._internal.progress.logging_progress")
     progress.setLevel(logging.INFO)
     progress.addFilter(_tells_progress)
-    # Ray Tune's newer reporter prints a table and a TensorBoard command even at verbosity 0.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     _silence_ray_about_itself()
 
 

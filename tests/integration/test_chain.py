@@ -71,7 +71,7 @@ def chain(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str, short_f
     return run_readme(run, s3_root, {"RAY_TMPDIR": str(short_folder / "local")})
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_chain_in_bucket(
     chain: Chain, mlflow_uri: str, tmp_path: Path, short_folder: Path, run_job: RunJob
 ) -> None:

@@ -21,4 +21,5 @@ def in_bfloat16(precision: Precision, device: torch.device | str) -> bool:
         return precision == "bfloat16"
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(torch.cpu.get_capabilities().get(name) for name in _BFLOAT16_INSTRUCTIONS)
+    instructions = torch.cpu.get_capabilities()
+    return any(instructions.get(name) for name in _BFLOAT16_INSTRUCTIONS)

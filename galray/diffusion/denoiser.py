@@ -160,9 +160,8 @@ class Denoiser(nn.Module):
         tokens, mask = condition
         timestep = t * TIMESTEPS  # the network embeds its time as a sinusoid made for 1000 discrete steps
         summary = summarise(condition) if self.unet.class_embedding is not None else None
-        return self.unet(latents, timestep, tokens, summary, encoder_attention_mask=mask, return_dict=False)[
-            0
-        ]
+        output = self.unet(latents, timestep, tokens, summary, encoder_attention_mask=mask, return_dict=False)
+        return output[0]
 
 
 def preconditioning(t: Tensor, detail_std: float) -> tuple[Tensor, Tensor, Tensor]:

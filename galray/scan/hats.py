@@ -26,8 +26,7 @@ def hats_files(table: pa.Table, name: str) -> dict[str, bytes]:
     dict of str to bytes
         File contents by path below the catalogue's folder; empty where no row has a position.
     """
-    # an extra
-    from lsdb.loaders.dataframe.from_dataframe import from_dataframe
+    from lsdb.loaders.dataframe.from_dataframe import from_dataframe  # an extra, galray[hats]
 
     placed = table.filter(pc.field("ra").is_valid() & pc.field("dec").is_valid())
     if not len(placed):

@@ -86,12 +86,6 @@ def weights(root: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(root / "denoiser/unet/diffusion_pytorch_model.safetensors")
 
 
-def option(name: str, value: float) -> list[str]:
-    """Return one of STEPS as the command line has it."""
-    dashed = name.replace("_", "-")
-    return [f"--no-{dashed}"] if value is False else [f"--{dashed}", str(value)]
-
-
 def kill_workers(above: psutil.Process | None) -> None:
     """Kill the process below another that trains, and nothing else."""
     assert above is not None
@@ -105,7 +99,9 @@ class Training(JobProcess):
     """A training job in a process of its own, to be killed."""
 
     def __init__(self, root: Path, log: Path) -> None:
-        options = [word for name, value in STEPS.items() for word in option(name, value)]
+        options = [
+            word for name, value in STEPS.items() for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
         super().__init__("train", "debug", "--root", str(root), *options, "--resume", log=log)
         self._checkpoints = root / "denoiser" / CHECKPOINTS
 

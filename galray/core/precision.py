@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "bfloat16", "float32"]
+StatedPrecision = Literal["bfloat16", "float32"]
+"""Of what must come out the same on every machine that takes part or goes on: never "auto"."""
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 

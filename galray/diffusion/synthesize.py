@@ -21,6 +21,7 @@ from galray.core.cluster import Scaling, say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ConfigError, nearest
 from galray.core.manifest import Manifest, publish, standing
+from galray.core.precision import StatedPrecision
 from galray.core.schema import GALAXY_SCHEMA
 from galray.core.tracking import track
 from galray.core.units import UNIT, forget_units, write_units
@@ -52,8 +53,8 @@ class SynthesizeConfig(Sampling, JobConfig):
     """Galaxies of all requests together that have no count of their own."""
     batch_size: int = 50
     """Galaxies painted at once, and of one shard; part of what decides an image's last bits."""
-    bfloat16: bool = False
-    """Compute in bfloat16."""
+    precision: StatedPrecision = "float32"
+    """bfloat16 is faster where the hardware computes in it; the galaxies are then others."""
     seed: int = 0
     scaling: Scaling = field(default_factory=lambda: Scaling(workers=os.cpu_count() or 1))
     """On CPUs a worker computes with one thread, unless told otherwise: several gain less than workers do."""
@@ -70,7 +71,7 @@ class SynthesizeConfig(Sampling, JobConfig):
     def compute(self) -> Compute:
         """Return what computes; the number of workers must not tell, so it decides no number of threads."""
         device = "cuda" if self.scaling.use_gpu else "cpu"
-        return Compute(device, self.scaling.threads_per_worker or 1, self.bfloat16)
+        return Compute(device, self.scaling.threads_per_worker or 1, self.precision == "bfloat16")
 
     def requests(self) -> tuple[Request, ...]:
         """Return what is asked for.

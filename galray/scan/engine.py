@@ -16,6 +16,7 @@ from galray.classifier.network import Classifier
 from galray.core.config import require
 from galray.core.errors import ConfigError, nearest
 from galray.core.manifest import local_folder
+from galray.core.precision import StatedPrecision
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
 from galray.data.mock import MockConfig, cutout_jpeg, draw_truth
@@ -34,18 +35,23 @@ class Engine:
     ----------
     name : str
         One of `ENGINES`.
-    bfloat16 : bool
-        Run the backbone in bfloat16; the heads are always run in float32.
+    precision : str
+        In which the backbone computes; the heads always do in float32.
     """
 
     name: str = "torch"
-    bfloat16: bool = False
+    precision: StatedPrecision = "float32"
 
     def __post_init__(self) -> None:
         require(
             self.name in ENGINES,
             f"--engine {self.name!r}{nearest(self.name, ENGINES)}; choose from {', '.join(ENGINES)}.",
         )
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the backbone computes in bfloat16."""
+        return self.precision == "bfloat16"
 
     @property
     def is_reference(self) -> bool:
@@ -141,16 +147,16 @@ def check_agreement(classifiers: tuple[Location, ...], engine: Engine) -> dict[s
     ConfigError
         Where the difference is not tolerable, or the engine not installed.
     """
-    told = {"name": engine.name, "bfloat16": engine.bfloat16}
+    told = {"name": engine.name, "precision": engine.precision}
     if engine.is_reference:
         return told
     torch.set_num_threads(1)
     largest = max(_difference(classifier, engine) for classifier in classifiers)
     if not largest <= engine.tolerance:
-        kind = " in bfloat16" if engine.bfloat16 else ""
         raise ConfigError(
-            f"--engine {engine.name}{kind} differs from torch in float32 by {largest:.2g} on mock galaxies, "
-            f"where {engine.tolerance:g} is tolerated. Use --engine torch, without --bfloat16."
+            f"--engine {engine.name} in {engine.precision} differs from torch in float32 by {largest:.2g} "
+            f"on mock galaxies, where {engine.tolerance:g} is tolerated. "
+            "Use --engine torch --precision float32."
         )
     return {**told, "largest_difference": largest, "tolerance": engine.tolerance, "images": _N_CHECKED}
 

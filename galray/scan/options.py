@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from galray.core.config import JobConfig, Preset, require
+from galray.core.precision import StatedPrecision
 from galray.data.expressions import Expression
 from galray.data.images import BANDS, Rendering
 from galray.scan.aim import Aim
@@ -79,8 +80,9 @@ class ScanConfig(JobConfig):
     """Actors that score, one GPU each; 0 scores on the CPUs, in the tasks that cut."""
     engine: str = "torch"
     """What runs the classifier: torch, or openvino (CPUs alone), checked against torch at the start."""
-    bfloat16: bool = False
-    """Compute in bfloat16: larger classifiers run twice as fast, scores move by about 0.001."""
+    precision: StatedPrecision = "float32"
+    """bfloat16, where the hardware computes in it, runs larger classifiers twice as fast; scores move by
+    about 0.001."""
 
     def __post_init__(self) -> None:
         for name in ("max_candidates", "batch_size", "rows_per_task"):
@@ -130,7 +132,7 @@ class ScanConfig(JobConfig):
 
     def runs_on(self) -> Engine:
         """Return what runs the classifier."""
-        return Engine(self.engine, self.bfloat16)
+        return Engine(self.engine, self.precision)
 
 
 PRESETS = {

@@ -211,7 +211,7 @@ class _Survey:
             "random_share": config.random_share,
             "turns": config.turns,
             "engine": config.engine,
-            "bfloat16": config.bfloat16,
+            "precision": config.precision,
         }
 
     def check_scored_by(self, scored: Manifest, output: Location) -> None:

@@ -23,6 +23,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ from untrained_classifier import publish_untrained
 
 from galray.classifier import network
 from galray.core.cluster import connect
+from galray.core.precision import StatedPrecision
 from galray.core.storage import open_location
 from galray.data.images import Rendering
 from galray.data.mock import MockConfig, render_tile
@@ -127,12 +129,12 @@ def bare_loop(root: Path, batches: int) -> list[float]:
 
 def engines(root: Path) -> list[tuple[Path, Engine]]:
     names = ["torch", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
-    return [(root, Engine(name, bfloat16)) for name in names for bfloat16 in (False, True)]
+    return [(root, Engine(name, precision)) for name in names for precision in get_args(StatedPrecision)]
 
 
 def engine_rate(root: Path, engine: Engine, batches: int = 12) -> tuple[str, float]:
     """Return an engine's images a second, in one process of one thread."""
-    kind = f"{engine.name} {'bfloat16' if engine.bfloat16 else 'float32'}"
+    kind = f"{engine.name} {engine.precision}"
     return kind, round(BATCH_SIZE * per_s(apply(root, engine, batches), 1), 1)
 
 

@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import torch
 from diffusers.utils.logging import disable_progress_bar
@@ -31,6 +32,7 @@ from rates import compared, per_s
 
 from galray.core.cluster import Scaling, connect
 from galray.core.manifest import publish
+from galray.core.precision import StatedPrecision
 from galray.core.storage import open_location
 from galray.diffusion.conditions import condition
 from galray.diffusion.denoiser import PRESETS, build_denoiser
@@ -59,24 +61,28 @@ def main(batches: int = 12, repeats: int = 3) -> None:
             "threads_per_worker": 1,
             "batches_per_worker": batches,
             "repeats": repeats,
-            "float32": compare(Path(name), workers, batches, repeats, bfloat16=False),
-            "bfloat16": compare(Path(name), workers, batches, repeats, bfloat16=True),
+            **{
+                precision: compare(Path(name), workers, batches, repeats, precision)
+                for precision in get_args(StatedPrecision)
+            },
         }
     print(json.dumps(figures))
 
 
-def compare(root: Path, workers: int, batches: int, repeats: int, bfloat16: bool) -> dict[str, object]:
+def compare(
+    root: Path, workers: int, batches: int, repeats: int, precision: StatedPrecision
+) -> dict[str, object]:
     job, bare, whole_s = [], [], []
     with connect(), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for i in range(repeats):
-            output = root / f"painted-{bfloat16}-{i}"
+            output = root / f"painted-{precision}-{i}"
             config = SynthesizeConfig(
                 root=str(root),
                 output=str(output),
                 recipe="one_of_each",
                 count=workers * batches * BATCH_SIZE,
                 batch_size=BATCH_SIZE,
-                bfloat16=bfloat16,
+                precision=precision,
                 scaling=Scaling(workers=workers),
                 **asdict(SAMPLING),
             )
@@ -86,7 +92,7 @@ def compare(root: Path, workers: int, batches: int, repeats: int, bfloat16: bool
             shards = sorted((output / "shards").iterdir())
             job.append(BATCH_SIZE * per_s([path.stat().st_mtime for path in shards], workers))
             tasks = [
-                (root / "denoiser", part, workers * batches, bfloat16) for part in _parts(workers, batches)
+                (root / "denoiser", part, workers * batches, precision) for part in _parts(workers, batches)
             ]
             finished = pool.map(bare_loop, *zip(*tasks, strict=True))
             bare.append(BATCH_SIZE * per_s([t for times in finished for t in times], workers))
@@ -98,7 +104,7 @@ def _parts(workers: int, batches: int) -> list[range]:
     return [range(first, workers * batches, workers) for first in range(workers)]
 
 
-def bare_loop(denoiser: Path, numbers: range, total: int, bfloat16: bool) -> list[float]:
+def bare_loop(denoiser: Path, numbers: range, total: int, precision: StatedPrecision) -> list[float]:
     """Paint batches by their numbers; returns when each was finished."""
     torch.set_num_threads(1)
     disable_progress_bar()
@@ -109,7 +115,7 @@ def bare_loop(denoiser: Path, numbers: range, total: int, bfloat16: bool) -> lis
     for number in numbers:
         galaxies = range(number * BATCH_SIZE, (number + 1) * BATCH_SIZE)
         votes, weights = (torch.stack([asked[requests[i]][part] for i in galaxies]) for part in (0, 1))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             pipeline(votes, weights, seeds=list(galaxies), **asdict(SAMPLING))
         finished_s.append(time.time())
     return finished_s

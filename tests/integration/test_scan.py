@@ -170,7 +170,7 @@ def test_scores_do_not_depend_on_how_the_work_is_cut_up(scanned, survey, classif
 
 
 def test_bfloat16_agrees(scanned, survey, classifier, tmp_path):
-    scan(config_of(tmp_path, survey, classifier, bfloat16=True))
+    scan(config_of(tmp_path, survey, classifier, precision="bfloat16"))
     assert scores_of(tmp_path) == pytest.approx(scores_of(scanned), abs=0.01)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, RING
 from galray.core.errors import ConfigError, InputError
 from galray.core.manifest import publish, write_parquet
+from galray.core.precision import StatedPrecision
 from galray.core.schema import SCORE_SCHEMA
 from galray.core.storage import Location, open_location
 from galray.data.images import decode_rgb
@@ -302,15 +303,15 @@ def test_an_ensemble_averages_at_the_first_ones_prevalence(classifier, second, i
 
 
 def test_the_reference_engine_needs_no_check_and_others_tell_how_far_they_are(classifier):
-    assert check_agreement((classifier,), Engine()) == {"name": "torch", "bfloat16": False}
-    told = check_agreement((classifier,), Engine(bfloat16=True))
+    assert check_agreement((classifier,), Engine()) == {"name": "torch", "precision": "float32"}
+    told = check_agreement((classifier,), Engine(precision="bfloat16"))
     assert 0 < told["largest_difference"] < told["tolerance"] == 0.02
 
 
 def test_an_engine_that_differs_is_refused(classifier, monkeypatch):
     monkeypatch.setattr(engine, "TOLERANCE_BFLOAT16", 1e-9)
     with pytest.raises(ConfigError, match=r"differs from torch in float32 by .* where 1e-09 is tolerated"):
-        check_agreement((classifier,), Engine(bfloat16=True))
+        check_agreement((classifier,), Engine(precision="bfloat16"))
 
 
 def test_an_engine_that_is_not_installed_is_named(classifier, monkeypatch):
@@ -319,9 +320,9 @@ def test_an_engine_that_is_not_installed_is_named(classifier, monkeypatch):
         check_agreement((classifier,), Engine("openvino"))
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_openvino_agrees_with_torch(classifier, images, bfloat16):
-    block, runs_on = block_of(images, [None] * 6), Engine("openvino", bfloat16)
+@pytest.mark.parametrize("precision", get_args(StatedPrecision))
+def test_openvino_agrees_with_torch(classifier, images, precision):
+    block, runs_on = block_of(images, [None] * 6), Engine("openvino", precision)
     assert check_agreement((classifier,), runs_on)["largest_difference"] <= runs_on.tolerance
     expected, found = score(classifier, block), score(classifier, block, engine=runs_on)
     np.testing.assert_allclose(

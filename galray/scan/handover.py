@@ -94,7 +94,8 @@ class HandOver:
         ranked = len(chosen) - chosen["rank"].null_count
         if self.number and ranked:
             decision, above = replace(decision, threshold=_lowest(chosen)), ranked
-        report = self._report(decision, ranked, above, known).document()
+        report = self._report(decision, ranked, above, known)
+        document = report.document()
         html = page(
             chosen,
             title=f"{decision.target.replace('_', ' ').capitalize()} candidates",
@@ -108,10 +109,12 @@ class HandOver:
             if self.hats:
                 for path, data in hats_files(chosen, decision.target).items():
                     publication.write(f"candidates.hats/{path}", data)
-            for name, data in report.files("report").items():
+            for name, data in document.files("report").items():
                 publication.write(name, data)
             publication.write("index.html", html)
             publication.lineage |= asdict(decision)
+            if report.expected:
+                publication.lineage["expected"] = asdict(report.expected)
             publication.counts |= {
                 "candidates": ranked,
                 "above_threshold": above,
@@ -119,7 +122,7 @@ class HandOver:
                 "sources": self.scored.counts["rows_out"],
             }
         run.metrics(publication.counts)
-        for name, text in {"candidates.html": html, "report.html": report.html()}.items():
+        for name, text in {"candidates.html": html, "report.html": document.html()}.items():
             if len(text) < _LARGEST_TRACKED_PAGE_BYTES:
                 run.text(text, name)
         left_out = f", the best of {above} above the threshold" if above > ranked else ""

@@ -432,6 +432,7 @@ def test_known_objects_a_random_arm_and_a_report(scanned, survey, classifier, tm
     report = (tmp_path / "candidates/report.md").read_text()
     assert "Of 4 known objects 3 lie within 3 arcsec of a scored source" in report
     assert "true ones among them" in report
+    assert 0 <= manifest.lineage["expected"]["purity"]["low"] <= 1
     given = {i: "A" if i in best else "reject" for i in drawn | set(best)}
     grades = grades_csv(tmp_path / "ada.csv", "Ada", given)
     vet(VetConfig(root=str(tmp_path), source="mock", survey="mock", grades=(grades,)))

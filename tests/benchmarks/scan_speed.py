@@ -6,8 +6,11 @@ Cutouts: as many processes as cores, each opens a three-band tile of 4096 x 4096
 4,000 sources, at 64 px; opening counts. The tile is a mock one of 512 pixels, repeated. The job: the same
 tile under several names, 1,000 sources each, scanned by Ray with a ResNet-18 and timed from the first units
 done to the last; beside it, as many processes of one thread apply the same network to batches in memory.
-Runs alternate, so that a busy machine slows both: compare within a run. The weights are random; the
-arithmetic does not mind. Engines: a thread each, the same batches. Prints one JSON object on the last line.
+The job again, on the fastest engine there is, beside a plain PyTorch loop over the same tiles: a Dataset that
+opens the tile of each source, astropy's Cutout2D and Lupton colours, a DataLoader of as many processes as
+cores, the network in float32. Runs alternate, so that a busy machine slows both: compare within a run. The
+weights are random; the arithmetic does not mind. Engines: a thread each, the same batches. Prints one JSON
+object on the last line.
 """
 
 from __future__ import annotations
@@ -23,15 +26,20 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.visualization import make_lupton_rgb
+from astropy.wcs import WCS
 from hardware import hardware
 from rates import compared, per_s
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from untrained_classifier import publish_untrained
 
 from galray.classifier import network
@@ -73,32 +81,80 @@ def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
                 "cutouts_per_s": round(workers * sources / max(seconds for seconds, _ in cutting)),
                 "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
                 "engines_images_per_s": dict(pool.map(engine_rate, *zip(*engines(root), strict=True))),
-                "scan": compare(root, pool, workers, repeats),
+                **compare(root, pool, workers, repeats),
             }
     print(json.dumps(figures))
 
 
 def compare(root: Path, pool: ProcessPoolExecutor, workers: int, repeats: int) -> dict[str, object]:
-    """Return the rate of the job and of the bare network, in turns."""
-    job, bare = [], []
+    """Return the rates of the job beside the bare network, and beside a plain loop, in turns."""
+    rates: dict[str, list[float]] = {name: [] for name in ("job", "bare", "fastest", "plain")}
+    fastest = engines(root)[-1][1]
     with connect():
         for i in range(repeats):
-            scan(config(root, i))
-            job.append(job_rate(root / f"scan-{i}/shards", workers))
+            rates["job"].append(scan_rate(root, Engine(), i, workers))
             done = list(pool.map(bare_loop, [root] * workers, [24] * workers))
-            bare.append(BATCH_SIZE * per_s([t for times in done for t in times], workers))
-    return compared(job, bare)
+            rates["bare"].append(BATCH_SIZE * per_s([t for times in done for t in times], workers))
+            rates["fastest"].append(scan_rate(root, fastest, i, workers))
+            rates["plain"].append(pool.submit(plain_loop, root, workers).result())
+    return {
+        "scan": compared(rates["job"], rates["bare"]),
+        f"scan with {fastest.name} in {fastest.precision}": compared(
+            rates["fastest"], rates["plain"], "plain_loop"
+        ),
+    }
 
 
-def config(root: Path, run: int) -> ScanConfig:
-    return ScanConfig(
-        root=str(root),
-        output=str(root / f"scan-{run}"),
-        candidates=str(root / f"candidates-{run}"),
-        batch_size=BATCH_SIZE,
-        rows_per_task=ROWS_PER_TASK,
-        keep_image_score=1.0,
+def scan_rate(root: Path, engine: Engine, run: int, workers: int) -> float:
+    """Scan all tiles; returns sources a second."""
+    name = f"{engine.name}-{engine.precision}-{run}"
+    scan(
+        ScanConfig(
+            root=str(root),
+            output=str(root / f"scan-{name}"),
+            candidates=str(root / f"candidates-{name}"),
+            engine=engine.name,
+            precision=engine.precision,
+            batch_size=BATCH_SIZE,
+            rows_per_task=ROWS_PER_TASK,
+            keep_image_score=1.0,
+        )
     )
+    return job_rate(root / f"scan-{name}/shards", workers)
+
+
+class PlainSources(Dataset):
+    """Cutouts as astropy's documentation makes them, one after another."""
+
+    def __init__(self, root: Path, tile: int) -> None:
+        self._path = root / f"survey/tiles/tile-{tile}.fits"
+        self._rows = positions(root, tile, SOURCES_PER_TILE)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        ra, dec = (self._rows[name][index].as_py() for name in ("ra", "dec"))
+        hdus: Any
+        with fits.open(self._path) as hdus:
+            wcs = WCS(hdus["G"].header)
+            where = SkyCoord(ra, dec, unit="deg")
+            g, r, i = (
+                Cutout2D(hdus[band].data, where, SIZE_PX, wcs, mode="partial", fill_value=0).data
+                for band in "GRI"
+            )
+        return make_lupton_rgb(i, r, g)
+
+
+def plain_loop(root: Path, workers: int) -> float:
+    """Return sources a second, from the first batch on."""
+    torch.set_num_threads(workers)
+    model = Engine().load(open_location(str(root / "classifier")))
+    sources, finished_s = ConcatDataset([PlainSources(root, tile) for tile in range(2)]), []
+    for images in DataLoader(sources, BATCH_SIZE, num_workers=workers, drop_last=True):
+        network.predict(model, images.numpy())
+        finished_s.append(time.time())
+    return BATCH_SIZE * per_s(finished_s, 1)
 
 
 def cut_tile(root: Path, tile: int, sources: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev ## Set up, check the code and run all tests
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
-	$(RUN) -m pytest tests/unit
+	$(RUN) -m pytest tests/unit --numprocesses 2
 	$(RUN) -m pytest tests/integration --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-dev ## Run the benchmarks; each prints one line of JSON

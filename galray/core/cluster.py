@@ -105,6 +105,7 @@ def _where() -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody preempts a laptop
     return {
         "address": "local",
+        "include_dashboard": False,  # nine processes and 230 MB to watch one machine
         "object_store_memory": _LAPTOP_OBJECT_STORE_BYTES,
         "runtime_env": everywhere,
     }

@@ -173,6 +173,7 @@ def local_ray(num_gpus: int = 0) -> Iterator[None]:
         address="local",
         num_cpus=2,
         num_gpus=num_gpus,
+        include_dashboard=False,
         object_store_memory=256 << 20,
         logging_level=logging.ERROR,
     )

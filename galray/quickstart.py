@@ -11,14 +11,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from galray.classifier import metrics
 from galray.classifier.figures import curve_figure
@@ -29,7 +28,7 @@ from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset
 from galray.core.errors import PublishError
 from galray.core.manifest import MANIFEST, Manifest, publish
-from galray.core.pictures import png
+from galray.core.pictures import blank_figure, png
 from galray.core.shards import shard_paths
 from galray.core.tracking import track, tracking_uri
 from galray.data.images import decode_rgb
@@ -46,6 +45,9 @@ from galray.scan.scan import scan
 from galray.search.ranking import point_of
 from galray.search.tune import PRESETS as SEARCHES
 from galray.search.tune import SearchConfig, search
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUMMARY = "summary.md"
 _SHOWN = 8
@@ -229,7 +231,7 @@ def _galaxies_figure(config: QuickstartConfig) -> Figure:
         "as volunteers found them": _positives(config, config.ingest.output, "galaxies"),
         "as the denoiser paints them": _positives(config, painted, "synthetic"),
     }
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    figure = blank_figure(9, 2.6)
     axes = figure.subplots(len(rows), _SHOWN)
     for row, (title, images) in zip(axes, rows.items(), strict=True):
         row[0].set_title(title, loc="left", fontsize=8)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 from galray.classifier.metrics import (
     ClassReport,
@@ -14,6 +14,10 @@ from galray.classifier.metrics import (
     completeness_purity_curve,
     one_against_others,
 )
+from galray.core.pictures import blank_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def curve_figure(predictions: Mapping[str, pa.Table]) -> Figure:
@@ -42,7 +46,7 @@ def class_curve_figure(truth: np.ndarray, probability: np.ndarray, classes: Sequ
 
 
 def _curves(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = blank_figure(5, 4)
     ax = figure.subplots()
     for name, (truth, score) in scored.items():
         true, false, _ = completeness_purity_curve(truth, score)
@@ -61,7 +65,7 @@ def confusion_figure(report: ClassReport) -> Figure:
     """Draw what galaxies of each class are taken for: shares of a row, and counts."""
     counts, names = report.confusion, [name.replace("_", " ") for name in report.classes]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    figure = blank_figure(5, 4.4)
     ax = figure.subplots()
     ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -76,7 +80,7 @@ def confusion_figure(report: ClassReport) -> Figure:
 
 def reliability_figure(measured: Mapping[str, Reliability]) -> Figure:
     """Draw the share of true ones against stated probabilities, a line with intervals for each name."""
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = blank_figure(5, 4)
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for name, found in measured.items():

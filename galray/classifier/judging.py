@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from galray.classifier import metrics
 from galray.classifier.calibration import fit_class_temperature, fit_temperature, shift_class_priors
@@ -23,6 +22,9 @@ from galray.classifier.targets import UNKNOWN
 from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
 from galray.core.storage import Location
 from galray.data.lineage import JUDGED_SPLITS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PREDICTIONS_FILE = "predictions.parquet"
 PURITIES = (0.6, 0.9)

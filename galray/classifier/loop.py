@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -46,10 +46,8 @@ MODEL = "model"
 _JUDGED_AT_ONCE = 256
 
 
-def fit_loop(settings: dict[str, Any]) -> None:
-    """Train on one worker of a Ray Train run: `settings` holds the ``config`` and its ``examples``."""
-    config: ClassifyConfig = settings["config"]
-    examples: Examples = settings["examples"]
+def fit_loop(config: ClassifyConfig, examples: Examples) -> None:
+    """Train on one worker of a Ray Train run."""
     torch.set_num_threads(config.scaling.threads)
     state = start(config, examples, get_device())
     latest = ray.train.get_checkpoint()

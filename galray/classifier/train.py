@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,8 +241,8 @@ def fit(config: ClassifyConfig, storage: Location, callbacks: list[UserCallback]
         The loss stopped being a number.
     """
     trainer = TorchTrainer(
-        fit_loop,
-        train_loop_config={"config": config, "examples": Examples.of(config)},
+        # Bound, and no train_loop_config: that, Ray's controller would open too, and import all of this.
+        partial(fit_loop, config, Examples.of(config)),
         scaling_config=config.scaling.ray(),
         run_config=train_run(CHECKPOINTS, storage, config.scaling, callbacks),
     )

@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Figures, blank and as files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def blank_figure(width_in: float, height_in: float) -> Figure:
+    """Return a figure without axes, of a size in inches, whose parts make room for one another.
+
+    Imported here alone and late: matplotlib takes half a second, and few of Ray's processes draw.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def png(figure: Figure, dpi: int) -> bytes:

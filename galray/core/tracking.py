@@ -155,6 +155,8 @@ def _job_run(job: str, config: JobConfig) -> Run:
     outbox = Outbox(uri, config.root_location / SPOOL)
     try:
         pipeline = _pipeline_run(outbox, config)
+        if config.resume:
+            _end_killed(pipeline, job, config)
         tags = {"mlflow.parentRunId": pipeline.run_id, "galray.job": job}
         run = _create(outbox, pipeline.experiment_id, job, tags)
     except MlflowException as error:
@@ -181,6 +183,19 @@ def _pipeline_run(outbox: Outbox, config: JobConfig) -> Run:
     run = _create(outbox, experiment_id, config.root_location.name, {PIPELINE_TAG: pipeline})
     run.end()
     return run
+
+
+def _end_killed(pipeline: Run, job: str, config: JobConfig) -> None:
+    """End what earlier attempts at the same output left running when they were killed."""
+    output = str(config.resolved().get("output", ""))[:_PARAM_LENGTH]
+    server = client(pipeline.outbox.tracking_uri)
+    same = (
+        f"tags.`mlflow.parentRunId` = '{pipeline.run_id}' and tags.`galray.job` = '{job}' "
+        "and attributes.status = 'RUNNING'"
+    )
+    for left in server.search_runs([pipeline.experiment_id], same):
+        if left.data.params.get("output", "") == output:
+            server.set_terminated(left.info.run_id, "KILLED")
 
 
 def _experiment(uri: str, config: JobConfig) -> str:

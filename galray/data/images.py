@@ -15,7 +15,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from astropy.visualization import ManualInterval, make_lupton_rgb
 from PIL import Image, UnidentifiedImageError
 
 from galray.core.errors import ConfigError, ImageRejected, InputError
@@ -217,6 +216,9 @@ def lupton_rgb(gri: np.ndarray, rendering: Rendering) -> np.ndarray:
     ndarray of uint8, shape (..., H, W, 3)
         The first row at the top: north up where the tile has it so.
     """
+    # Here, for it takes a third of a second, and most of Ray's processes see finished pictures alone.
+    from astropy.visualization import ManualInterval, make_lupton_rgb
+
     bands = np.moveaxis(gri, -3, 0)
     shape = bands.shape[1:]
     g, r, i = (

@@ -20,8 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
-from astropy.table import Table
-from astropy.utils.exceptions import AstropyWarning
 
 from galray.core.errors import InputError, MissingColumnError
 from galray.core.schema import ANSWERS, N_ANSWERS, QUESTION_OF_ANSWER
@@ -133,6 +131,10 @@ def _read_csv(location: Location) -> tuple[pa.Table, np.ndarray, tuple[tuple[int
 
 
 def _read_astropy(location: Location, form: str) -> pa.Table:
+    # Here, for it takes a quarter of a second, and few of Ray's processes read a table of this kind.
+    from astropy.table import Table
+    from astropy.utils.exceptions import AstropyWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyWarning)  # of small faults in headers, which cost no cell
         table = Table.read(io.BytesIO(_plain(location.read_bytes())), format=form)

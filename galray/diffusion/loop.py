@@ -34,6 +34,7 @@ from galray.diffusion.state import TrainingState
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 if TYPE_CHECKING:
+    from galray.diffusion.start import Statistics
     from galray.diffusion.train import TrainConfig
 
 STOPPED = "stopped"
@@ -41,15 +42,12 @@ NOISE_LEVELS = 4
 _WORST_LOSS = 1e9  # Ray keeps metrics as JSON, which has no infinity
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """Train on one worker of a Ray Train run.
-
-    `settings` holds the ``config``, the ``galaxies`` as cached, the ``statistics`` of their latents, and the
-    ``run`` that is tracked.
-    """
-    config: TrainConfig = settings["config"]
+def train_loop(
+    config: TrainConfig, galaxies: CachedGalaxies, statistics: Statistics | None, run: Run
+) -> None:
+    """Train on one worker of a Ray Train run; `statistics` are those of the galaxies' latents."""
     torch.set_num_threads(config.scaling.threads)
-    denoiser = config.untrained(settings["statistics"]).to(get_device())
+    denoiser = config.untrained(statistics).to(get_device())
     state = TrainingState.new(config, denoiser)
     if config.compile:
         denoiser.unet.compile()
@@ -59,7 +57,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         state.restore(latest)
         if is_first():
             say(f"train: goes on from the checkpoint after step {state.step}")
-    _run_steps(config, state, model, settings["galaxies"], settings["run"])
+    _run_steps(config, state, model, galaxies, run)
 
 
 def _run_steps(

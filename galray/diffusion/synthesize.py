@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
-from matplotlib.figure import Figure
 from ray.data import ActorPoolStrategy
 
 from galray.core.cluster import Scaling, say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import ConfigError, nearest
 from galray.core.manifest import Manifest, publish, standing
+from galray.core.pictures import blank_figure
 from galray.core.precision import StatedPrecision
 from galray.core.schema import GALAXY_SCHEMA
 from galray.core.tracking import track
@@ -30,6 +31,9 @@ from galray.diffusion.conditions import condition
 from galray.diffusion.painting import Compute, Paint
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, is_file, read_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +181,7 @@ def paint_grid(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
     )
-    figure = Figure(figsize=(1.2 * per_request, 1.35 * len(requests)), layout="constrained")
+    figure = blank_figure(1.2 * per_request, 1.35 * len(requests))
     axes = figure.subplots(len(requests), per_request, squeeze=False)
     for ax, image in zip(axes.flat, images, strict=True):
         ax.imshow(image)

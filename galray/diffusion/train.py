@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -249,8 +250,8 @@ def fit(
         The loss stopped being a number.
     """
     trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"config": config, "galaxies": cached, "statistics": statistics, "run": run},
+        # Bound, and no train_loop_config: that, Ray's controller would open too, and import all of this.
+        partial(train_loop, config, cached, statistics, run),
         scaling_config=config.scaling.ray(),
         run_config=train_run(CHECKPOINTS, output, config.scaling, [ReportToRun(run)]),
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from galray.classifier.metrics import ClassReport, Estimate
+from galray.core.pictures import blank_figure
 from galray.diffusion.fidelity import Draw, Nearest
 from galray.evaluation.compare import Brightness, NearCopies
 from galray.evaluation.sample import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {"font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9}
 REAL, SYNTHETIC = "#4d4d4d", "#d55e00"  # told apart by eyes of every kind
@@ -44,7 +47,7 @@ def galaxy_grid(rows: Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarr
     """
     columns = max(_LEAST_COLUMNS, *(len(images) for pair in rows.values() for images in pair))
     height = _WIDTH_IN / columns
-    figure = Figure(figsize=(_WIDTH_IN, len(rows) * (2 * height + 0.34) + 0.1), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, len(rows) * (2 * height + 0.34) + 0.1)
     axes = figure.subplots(max(len(rows), 1), 1, squeeze=False)[:, 0]
     for ax, (name, (real, synthetic)) in zip(axes, rows.items(), strict=False):
         strips = [_strip(images, columns) for images in (real, synthetic)]
@@ -73,7 +76,7 @@ def _strip(images: Sequence[np.ndarray], columns: int) -> np.ndarray | None:
 
 def confusion(real: ClassReport, synthetic: ClassReport) -> Figure:
     """Draw what the classifier sees in galaxies of each class, as shares of a row."""
-    figure = Figure(figsize=(_WIDTH_IN, 3.6), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, 3.6)
     axes = figure.subplots(1, 2, sharey=True)
     names = [name.replace("_", " ") for name in real.classes]
     for ax, report, title in zip(axes, (real, synthetic), ("real", "synthetic"), strict=True):
@@ -97,7 +100,7 @@ def feature_plane(real: Sample, synthetic: Sample, draw: Draw) -> Figure:
     a, b = real.features[draw.real], synthetic.features[draw.synthetic]
     centre = a.mean(axis=0)
     axes_of_plane = np.linalg.svd(a - centre, full_matrices=False)[2][:2].T
-    figure = Figure(figsize=(_WIDTH_IN, 3.4), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, 3.4)
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, points, colour, name in zip(axes, (a, b), (REAL, SYNTHETIC), ("real", "synthetic"), strict=True):
         x, y = ((points - centre) @ axes_of_plane).T
@@ -123,7 +126,7 @@ def quantities(measured: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, n
         for name, values in real.items()
     }
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(_WIDTH_IN, 1.55 * rows + 0.2), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, 1.55 * rows + 0.2)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for ax, (name, sides) in zip(axes, panels.items(), strict=False):
         real, synthetic = (values[np.isfinite(values)] for values in sides)
@@ -159,7 +162,7 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
 
 def brightness_by_kind(rows: Sequence[Brightness], goals: Mapping[str, float]) -> Figure:
     """Draw relative differences of brightness with their intervals, and the goals as bands."""
-    figure = Figure(figsize=(_WIDTH_IN, 0.32 * len(rows) + 1.1), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, 0.32 * len(rows) + 1.1)
     axes = figure.subplots(1, 3, sharey=True)
     names = [row.name.replace("_", " ") for row in rows]
     for ax, (key, goal) in zip(axes, goals.items(), strict=True):
@@ -191,7 +194,7 @@ def copies(
     units: Mapping[str, str],
 ) -> Figure:
     """Draw how near the nearest training galaxy is, of synthetic and of held-out galaxies."""
-    figure = Figure(figsize=(_WIDTH_IN, 2.6), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, 2.6)
     axes = figure.subplots(1, len(nearest))
     for ax, (name, (synthetic, held_out)) in zip(axes, nearest.items(), strict=True):
         _distribution(ax, held_out.distance, synthetic.distance, "held-out real")
@@ -211,7 +214,7 @@ def closest_pairs(pairs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray, flo
     """
     columns = max(_LEAST_COLUMNS, *(len(of) for of in pairs.values()))
     height = _WIDTH_IN / columns
-    figure = Figure(figsize=(_WIDTH_IN, len(pairs) * (2 * height + 0.5)), layout="constrained")
+    figure = blank_figure(_WIDTH_IN, len(pairs) * (2 * height + 0.5))
     parts = figure.subfigures(len(pairs), 1, squeeze=False)[:, 0]
     for part, (heading, of) in zip(parts, pairs.items(), strict=True):
         part.suptitle(heading, x=0.01, ha="left", **_FONT)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure as MplFigure
 
 from galray.classifier.decision import Decision
 from galray.classifier.expectation import Yield
 from galray.classifier.metrics import Detection, Estimate, Rate
-from galray.core.pictures import png
+from galray.core.pictures import blank_figure, png
 from galray.core.schema import REJECT_REASONS
 from galray.scan.document import Document, Figure, Section
 
@@ -110,7 +109,7 @@ class Report:
 
     def _figure(self) -> bytes:
         """Draw a histogram of all scores, with the threshold, as PNG."""
-        figure = MplFigure(figsize=(6.4, 3.4), layout="constrained")
+        figure = blank_figure(6.4, 3.4)
         ax = figure.subplots()
         ax.stairs(self.histogram.counts, self.histogram.edges, fill=True, color="#5b9bd8", baseline=0.5)
         ax.axvline(self.decision.threshold, color="#b9626a", label=f"threshold {self.decision.threshold:.3g}")

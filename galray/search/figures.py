@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+
+from galray.core.pictures import blank_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHOSEN, _FRONT, _OTHERS = "#d55e00", "#0072b2", "#8c8c8c"  # told apart by eyes of every kind
 
@@ -25,7 +29,7 @@ def heat_map(points: pd.DataFrame, figure_name: str) -> Figure:
     augmented = augmented.drop_duplicates(["guidance_scale", "augmentation_ratio"])
     guidances = sorted(augmented["guidance_scale"].unique())
     ratios = sorted(augmented["augmentation_ratio"].unique())
-    figure = Figure(figsize=(3.0 + 1.3 * len(ratios), 2.0 + 0.7 * len(guidances)), layout="constrained")
+    figure = blank_figure(3.0 + 1.3 * len(ratios), 2.0 + 0.7 * len(guidances))
     ax = figure.subplots()
     grid = np.full((len(guidances), len(ratios)), np.nan)
     for _, point in augmented.iterrows():
@@ -54,7 +58,7 @@ def _cell(point: Any, name: str, joint: str = "\n") -> str:
 def pareto_front(points: pd.DataFrame) -> Figure:
     """Draw completeness against purity of every complete point, with intervals, the front and the choice."""
     complete: Any = points[points["complete"]]
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    figure = blank_figure(5.2, 4.2)
     ax = figure.subplots()
     for place, (_, point) in enumerate(complete.iterrows()):
         colour = _CHOSEN if place == 0 else _FRONT if point["on_front"] else _OTHERS

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from galray.classifier.metrics import Estimate
+from galray.core.pictures import blank_figure
 from galray.evaluation.figures import STYLE
 from galray.evaluation.report import Picture, Report, Section, Verdict, Word
 from galray.search.comparison import Found
@@ -18,6 +18,9 @@ from galray.search.experiment import METHODS, StudyConfig
 from galray.search.outcome import Outcome
 from galray.search.ranking import told
 from galray.search.settings import class_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GOAL = 0.05
 _BASELINES = ("#4d4d4d", "#7f7f7f", "#a6a6a6", "#0072b2", "#56b4e9")
@@ -156,7 +159,7 @@ def _pictures(config: StudyConfig, outcomes: Sequence[Outcome]) -> dict[str, Pic
 
 def methods_figure(config: StudyConfig, outcomes: Sequence[Outcome]) -> Figure:
     """Draw the main figure of every method in every setting: greys and blues are baselines."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    figure = blank_figure(8, 3.8)
     ax = figure.subplots()
     colours = {True: iter(_AUGMENTED), False: iter(_BASELINES)}
     for place, name in enumerate(config.methods):
@@ -183,7 +186,7 @@ def _errorbars(ax: Any, places: Sequence[float], estimates: Sequence[Estimate], 
 
 def differences_figure(outcomes: Sequence[Outcome]) -> Figure:
     """Draw the gain over the best baseline in every setting."""
-    figure = Figure(figsize=(8, 0.4 * len(outcomes) + 1.1), layout="constrained")
+    figure = blank_figure(8, 0.4 * len(outcomes) + 1.1)
     ax = figure.subplots()
     measured = [(place, one.difference) for place, one in enumerate(outcomes) if one.difference]
     for place, difference in measured:

@@ -117,6 +117,8 @@ def assert_one_run_each(root: Path) -> None:
     experiment = client.get_experiment_by_name("galray")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
+    searches = [run.info.status for run in runs if run.data.tags.get("galray.job") == "tune"]
+    assert sorted(searches) == ["FINISHED", "KILLED", "KILLED"]
     of_points = [run for run in runs if "galray.point" in run.data.tags]
     assert len({run.data.tags["galray.point"] for run in of_points}) == len(of_points) == 3
     assert {run.info.status for run in of_points} == {"FINISHED"}

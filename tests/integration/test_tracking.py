@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tests.integration.conftest import MLFLOW_PASSWORD
 @dataclass(frozen=True, kw_only=True)
 class Paint(JobConfig):
     steps: int = 3
+    output: str = "{root}/painted"
 
 
 @pytest.fixture(params=["server", "file"])
@@ -66,7 +67,12 @@ def test_jobs_are_nested_under_one_pipeline(uri: str, config: Paint) -> None:
         "train": "FINISHED",
         "synthesize": "FINISHED",
     }
-    assert nested["train"].data.params == {"root": config.root, "resume": "False", "steps": "3"}
+    assert nested["train"].data.params == {
+        "root": config.root,
+        "resume": "False",
+        "steps": "3",
+        "output": "{root}/painted",
+    }
     history = MlflowClient(uri).get_metric_history(nested["train"].info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
     assert set(nested["train"].data.metrics) == {"loss"}
@@ -93,6 +99,21 @@ def test_a_run_ends_as_its_job_did(uri: str, config: Paint, error: type[BaseExce
     with pytest.raises(error), track("train", config):
         raise error
     assert runs(uri, config)[1]["train"].info.status == status
+
+
+def test_a_resumed_job_ends_the_run_that_a_killed_one_left(uri: str, config: Paint) -> None:
+    """Not that of another output, which may well be running."""
+    begun = {
+        "killed": track("train", config),
+        "other": track("train", replace(config, output="{root}/elsewhere")),
+    }
+    left = {name: job.__enter__() for name, job in begun.items()}
+    with track("train", replace(config, resume=True)) as resumed:
+        pass
+    server = MlflowClient(uri)
+    found = {name: server.get_run(run.run_id).info.status for name, run in left.items()}
+    assert found == {"killed": "KILLED", "other": "RUNNING"}
+    assert server.get_run(resumed.run_id).info.status == "FINISHED"
 
 
 def test_a_child_is_nested_under_its_job(uri: str, config: Paint) -> None:

@@ -112,8 +112,8 @@ def test_a_worker_reports_judges_and_goes_on(
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
     monkeypatch.setattr(loop, "get_device", lambda: CPU)
     monkeypatch.setattr(loop, "prepare_model", lambda model, **_: model)
-    settings = {"config": replace(CONFIG, validate_every=2), "examples": examples}
-    loop.fit_loop(settings)
+    config = replace(CONFIG, validate_every=2)
+    loop.fit_loop(config, examples)
     assert [metrics["step"] for metrics in reported] == [2, 4]
     followed = {"average_precision", "completeness", "purity", "f1", "accuracy", "macro_f1", "loss"}
     assert all(followed < set(metrics) for metrics in reported)
@@ -125,7 +125,7 @@ def test_a_worker_reports_judges_and_goes_on(
     monkeypatch.setattr(
         ray.train, "get_checkpoint", lambda: Checkpoint.from_directory(str(tmp_path / "after-2"))
     )
-    loop.fit_loop(settings)
+    loop.fit_loop(config, examples)
     assert [metrics["step"] for metrics in reported] == [2, 4, 4]
     assert reported[1]["loss"] == reported[2]["loss"]
     assert pq.read_table(tmp_path / "after-4" / loop.PREDICTIONS_FILE) == rows

@@ -22,6 +22,7 @@ from galray.scan.pixels import AssignTiles
 
 _PARQUET = (".parquet", ".parq", ".pq")
 _HATS_PIXEL = "/Npix="  # what a HATS partition's path holds; its other Parquet files repeat rows
+_HATS_COLLECTION, _HATS_TABLE = "collection.properties", "hats_primary_table_url"
 _HEADERS_PER_TASK = 64
 
 
@@ -102,6 +103,7 @@ def _catalogue_files(location: Location) -> list[Location]:
         raise InputError(f"{location.uri} does not exist. Check --catalogue.")
     if kind == fs.FileType.File:
         return [location]
+    location = _primary_table(location)
     skip = len(location.path) + 1
     names = sorted(info.path[skip:] for info in location.files())
     names = [name for name in names if not name.rsplit("/", 1)[-1].startswith(("_", "."))]
@@ -110,6 +112,20 @@ def _catalogue_files(location: Location) -> list[Location]:
     if not (chosen := hats or parquet or names):
         raise InputError(f"{location.uri} is an empty folder. Check --catalogue.")
     return [location / name for name in chosen]
+
+
+def _primary_table(location: Location) -> Location:
+    """Return where a folder's sources lie: in one table of a HATS collection, whose margins repeat them."""
+    properties = location / _HATS_COLLECTION
+    if not properties.exists():
+        return location
+    lines = (line.partition("=") for line in properties.read_bytes().decode().splitlines())
+    tables = [value.strip() for name, _, value in lines if name.strip() == _HATS_TABLE]
+    if not tables:
+        raise InputError(
+            f"{properties.uri} names no {_HATS_TABLE}. Give --catalogue the folder of one of its tables."
+        )
+    return location / tables[0]
 
 
 def _parquet_names(file: Location) -> list[str]:

@@ -380,13 +380,18 @@ def written_as(name: str, table: pa.Table, folder: Path) -> str:
     plain["TYPE"] = np.where(np.arange(len(plain)) % 4 == 0, "PSF", "DEV")
     path = folder / name
     if name == "hats":
-        pixels = [path / f"dataset/Norder=0/Dir=0/Npix={i}.parquet" for i in range(2)]
-        thumbnail = path / "dataset/data_thumbnail.parquet"
         arrow = pa.table({n: np.asarray(plain[n]).tolist() for n in plain.colnames})
-        pixels[0].parent.mkdir(parents=True)
-        pq.write_table(arrow.slice(0, 20), pixels[0])
-        pq.write_table(arrow.slice(20), pixels[1])
-        pq.write_table(arrow.slice(0, 5), thumbnail)
+        files = {
+            "main/dataset/Norder=0/Dir=0/Npix=0": arrow.slice(0, 20),
+            "main/dataset/Norder=0/Dir=0/Npix=1": arrow.slice(20),
+            "main/dataset/data_thumbnail": arrow.slice(0, 5),
+            "main_10arcs/dataset/Norder=0/Dir=0/Npix=0": arrow.slice(15, 10),  # a neighbour's rows again
+        }
+        for file, rows in files.items():
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(rows, path / f"{file}.parquet")
+        named = "#HATS Collection\nhats_primary_table_url=main\nall_margins=main_10arcs\n"
+        (path / "collection.properties").write_text(named)
     else:
         plain.write(path, format={"csv": "ascii.csv", "vot": "votable"}.get(name.split(".")[1], "fits"))
     return str(path)

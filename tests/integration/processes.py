@@ -62,6 +62,16 @@ class JobProcess:
         return self.process.wait(timeout=_PATIENCE_S)
 
 
+def titled(above: psutil.Process, *words: str) -> list[psutil.Process]:
+    """Return the processes below another whose title holds one of these words."""
+    found = []
+    for child in above.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            title = " ".join(child.cmdline())
+            found += [child] if any(word in title for word in words) else []
+    return found
+
+
 def killed_after(
     count: int, job: JobProcess, output: Path, *, meanwhile: Callable[[int], None] = lambda _: None
 ) -> None:

@@ -218,9 +218,13 @@ def ray_cluster(
         _wait(lambda: _answers(f"{address}/api/version", access["RAY_AUTH_TOKEN"]), "the Ray head", folder)
         gcs = f"{ray.util.get_node_ip_address()}:{port}"
         for i in range(workers):
-            worker = ("--address", gcs, "--num-cpus", "1")
-            nodes.enter_context(_ray_node(folder / f"worker-{i}.out", variables, *worker))
+            nodes.enter_context(worker_node(folder / f"worker-{i}.out", variables, gcs))
         yield {**access, "RAY_API_SERVER_ADDRESS": address, "GALRAY_TEST_GCS": gcs}
+
+
+def worker_node(output: Path, variables: Mapping[str, str], gcs: str) -> AbstractContextManager[None]:
+    """A node of one core that is part of a cluster until the end of the block."""
+    return _ray_node(output, variables, "--address", gcs, "--num-cpus", "1")
 
 
 def _ray_node(output: Path, variables: Mapping[str, str], *options: str) -> AbstractContextManager[None]:

@@ -38,7 +38,7 @@ from galray.scan.options import ScanConfig
 from galray.scan.scan import scan
 from galray.scan.vet import VetConfig, vet
 from tests.integration import services
-from tests.integration.processes import JobProcess, killed_after
+from tests.integration.processes import JobProcess, killed_after, titled
 
 SIZE_PX = 32
 N_TILES = 3
@@ -277,7 +277,7 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
 
     def kill_a_worker(driver: int) -> None:
         if not victims and list(tmp_path.glob("scan/units/*.json")):
-            victims.extend(unit_workers(driver)[:1])
+            victims.extend(titled(psutil.Process(driver), "ray::Map", "_do_unit")[:1])
             for worker in victims:
                 worker.kill()
 
@@ -294,15 +294,6 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
     manifest = Manifest.read(open_location(str(tmp_path / "scan")), "scores")
     assert manifest.counts["rows_in"] == manifest.counts["rows_out"] == len(catalogue_of(survey))
     assert {path.name for path in (tmp_path / "scan").iterdir()} == {"manifest.json", "shards"}
-
-
-def unit_workers(driver: int) -> list[psutil.Process]:
-    """Return the processes of a job that are at a unit of work."""
-    return [
-        process
-        for process in psutil.Process(driver).children(recursive=True)
-        if process.name().startswith("ray::Map") or "_do_unit" in " ".join(process.cmdline())
-    ]
 
 
 def test_scores_of_another_classifier_are_not_gone_on_with(scanned, survey, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location, open_location
 from galray.data.images import encode_jpeg
 from galray.diffusion.train import CHECKPOINTS, PRESETS, train
-from tests.integration.processes import JobProcess
+from tests.integration.processes import JobProcess, titled
 
 GALAXIES, SIZE_PX = 90, 32
 KILLS = int(os.environ.get("GALRAY_TEST_KILLS", "2"))  # in turn of the worker, and of the machine
@@ -89,8 +90,7 @@ def weights(root: Path) -> dict[str, np.ndarray]:
 def kill_workers(above: psutil.Process | None) -> None:
     """Kill the process below another that trains, and nothing else."""
     assert above is not None
-    children = above.children(recursive=True)
-    workers = [child for child in children if "RayTrainWorker" in child.name() + " ".join(child.cmdline())]
+    workers = titled(above, "RayTrainWorker")
     assert workers
     workers[0].kill()
 
@@ -103,20 +103,24 @@ class Training(JobProcess):
             word for name, value in STEPS.items() for word in (f"--{name.replace('_', '-')}", str(value))
         ]
         super().__init__("train", "debug", "--root", str(root), *options, "--resume", log=log)
-        self._checkpoints = root / "denoiser" / CHECKPOINTS
+        self._root = root
 
     def wait_for_checkpoint_after(self, time_s: float) -> None:
         """Wait until a checkpoint has been kept later than this, in seconds since 1970."""
-        self.wait_for(lambda: max(self.kept(), default=0.0) > time_s)
-
-    def kept(self) -> list[float]:
-        """Return when each checkpoint that stands was kept."""
-        folders = self._checkpoints.glob("checkpoint_*/state.pt")
-        return [folder.stat().st_mtime for folder in folders]
+        self.wait_for(lambda: kept_s(self._root) > time_s)
 
     def kill_worker(self) -> None:
         """Kill the process that trains, and nothing else."""
         kill_workers(psutil.Process(self.process.pid))
+
+
+def kept_s(root: Path) -> float:
+    """Return when the last checkpoint was kept, in seconds since 1970; 0 before the first."""
+    times_s = [0.0]
+    for state in root.glob(f"denoiser/{CHECKPOINTS}/checkpoint_*/state.pt"):
+        with suppress(FileNotFoundError):  # another has just taken its place
+            times_s.append(state.stat().st_mtime)
+    return max(times_s)
 
 
 def run_of(root: Path) -> Path:

@@ -11,6 +11,7 @@ ENVIRONMENT = {
     # A worker that has reported twice waits until it is asked: by default that is every two seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a relative --root is the same place in a trial of Ray Tune
+    "RAY_AIR_NEW_OUTPUT": "0",  # by default Ray Tune prints a table, however quiet it is asked to be
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep Ray's hands off CUDA_VISIBLE_DEVICES of CPU tasks
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # Ceph and others refuse trailing checksums
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",

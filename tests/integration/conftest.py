@@ -18,7 +18,7 @@ from tests.integration import services
 BUCKET = "galray-test"
 MLFLOW_PASSWORD = "galray-test-password"
 _JOB_TIMEOUT_S = 600
-_LONGEST = ("test_chain", "test_search", "test_training")
+_LONGEST = ("test_chain", "test_search", "test_training", "test_elastic")
 
 
 class RunJob(Protocol):

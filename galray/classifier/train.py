@@ -271,7 +271,7 @@ PRESETS = {
     ),
     "classes": Preset(
         "morphology classes alone, at 64 px: a reference that judges synthetic galaxies",
-        ClassifyConfig(target="", epochs=8),
+        ClassifyConfig(target="", epochs=8, output="{root}/reference"),
     ),
     "128px": Preset(
         "morphology classes at 128 px, for the best accuracy: under three hours on two cores",

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from galray.classifier.metrics import classification
 from galray.diffusion.fidelity import Nearest, matched_draws
@@ -16,7 +17,7 @@ from tests.unit.evaluation.conftest import MakeSample
 IMAGE = np.full((8, 8, 3), 90, dtype=np.uint8)
 
 
-def drawn(figure: figures.Figure) -> None:
+def drawn(figure: Figure) -> None:
     """Render a figure; what cannot be laid out warns, and warnings are errors."""
     figure.savefig(io.BytesIO(), dpi=30)
 

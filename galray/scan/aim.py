@@ -84,10 +84,10 @@ def _from_validation(
     aim: Aim, survey_prevalence: float | None, ensemble: Ensemble, target: str
 ) -> float | None:
     if aim.completeness is not None:
-        return metrics.threshold_for(*ensemble.validation(target), completeness=aim.completeness)
+        return metrics.threshold_for(*ensemble.judged(target, "validation"), completeness=aim.completeness)
     if aim.purity is None or survey_prevalence is None:
         return None
-    truth, score = ensemble.validation(target)
+    truth, score = ensemble.judged(target, "validation")
     threshold = metrics.threshold_at_prevalence(truth, score, survey_prevalence, aim.purity)
     if threshold > 1:
         raise InputError(

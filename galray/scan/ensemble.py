@@ -76,19 +76,21 @@ class Ensemble:
         Raises
         ------
         ConfigError, InputError
-            See `validation`.
+            See `judged`.
         """
         if len(self.classifiers) == 1:
             return own
-        return tune(*self.validation(own.target), own.target, own.train_prevalence)
+        return tune(*self.judged(own.target, "validation"), own.target, own.train_prevalence)
 
-    def validation(self, target: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read what the classifiers made, as one, of the galaxies that thresholds are chosen on.
+    def judged(self, target: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read what the classifiers made, as one, of the galaxies that judge them.
 
         Parameters
         ----------
         target : str
             What the classifiers were tuned for.
+        split : str
+            ``validation``, on which thresholds are chosen, or ``test``, which tells what they bring.
 
         Returns
         -------
@@ -103,14 +105,14 @@ class Ensemble:
         InputError
             Where the predictions are missing.
         """
-        judged = [self._judged(number, target) for number in range(len(self.classifiers))]
+        judged = [self._judged_by(number, target, split) for number in range(len(self.classifiers))]
         for classifier, rows in zip(self.classifiers[1:], judged[1:], strict=True):
             _check_same_galaxies(judged[0], rows, self.classifiers[0], classifier)
         score = np.stack([rows["score"].to_numpy() for rows in judged]).mean(axis=0)
         return judged[0]["truth"].to_numpy(), score
 
-    def _judged(self, number: int, target: str) -> pa.Table:
-        """Read one's validation predictions, ordered by ``galaxy_id``, at the prevalence of the first."""
+    def _judged_by(self, number: int, target: str, split: str) -> pa.Table:
+        """Read one's predictions of a split, ordered by ``galaxy_id``, at the prevalence of the first."""
         classifier, settings = self.classifiers[number], self.settings[number]
         if settings.target_names[0] != target:
             raise ConfigError(
@@ -118,7 +120,7 @@ class Ensemble:
                 f"of its {target!r}. Name classifiers tuned for one target."
             )
         rows = read_predictions(classifier, ["galaxy_id", "split", "truth", "score"])
-        rows = of_split(rows, "validation").sort_by("galaxy_id")
+        rows = of_split(rows, split).sort_by("galaxy_id")
         score = at_prevalence_of(self.settings[0], settings, target, rows["score"].to_numpy())
         return rows.set_column(rows.schema.get_field_index("score"), "score", pa.array(score))
 
@@ -153,7 +155,7 @@ def _prevalence(config: ClassifierConfig, target: str) -> float | None:
 
 def _check_same_galaxies(first: pa.Table, other: pa.Table, first_one: Location, other_one: Location) -> None:
     """Refuse predictions of other galaxies, or of galaxies of which something else was true."""
-    where = f"--ensemble {other_one.uri} was judged on other validation galaxies than {first_one.uri}"
+    where = f"--ensemble {other_one.uri} was judged on other galaxies than {first_one.uri}"
     remedy = "so their mean cannot be tuned. Name classifiers trained on the same --galaxies."
     ids, other_ids = (rows["galaxy_id"].to_numpy() for rows in (first, other))
     if not np.array_equal(ids, other_ids):

@@ -163,12 +163,16 @@ class HandOver:
         )
 
     def _detection(self, decision: Decision) -> metrics.Detection | None:
-        """Measure the threshold on validation galaxies, where they are known to be of its target."""
+        """Measure the threshold on test galaxies, where they are known to be of its target.
+
+        On those that chose it, it does better than on any others.
+        """
         first = self.ensemble.classifiers[0]
         of_target = Decision.read(first).target == decision.target
         if not of_target or not (first / PREDICTIONS_FILE).exists():
             return None
-        return metrics.completeness_purity(*self.ensemble.validation(decision.target), decision.threshold)
+        judged = self.ensemble.judged(decision.target, "test")
+        return metrics.completeness_purity(*judged, decision.threshold) if len(judged[0]) else None
 
     def _recovery(self, known: KnownObjects, threshold: float) -> Recovery:
         match = MatchKnown(known, self.match_radius_arcsec)

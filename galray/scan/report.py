@@ -123,12 +123,12 @@ class Report:
     def _threshold(self) -> Section:
         text = f"A candidate scores at least {self.decision.threshold:.4g}. "
         if self.detection is None:
-            text += "The classifier has no validation predictions for this target to tell what that brings."
+            text += "The classifier has no test predictions of this target to tell what that brings."
         else:
             true, others = self.detection.completeness.total, self.detection.false_positive_rate.total
             text += (
-                f"On the classifier's validation galaxies, {true} true and {others} others, this has "
-                f"completeness {self.detection.completeness} and false positive rate "
+                f"On the classifier's test galaxies, which chose nothing, {true} true and {others} others, "
+                f"this has completeness {self.detection.completeness} and false positive rate "
                 f"{self.detection.false_positive_rate}."
             )
         return Section("The threshold", text)
@@ -140,10 +140,10 @@ class Report:
                 heading, "State how rare the target is (--survey-prevalence) to have counts predicted."
             )
         if self.expected is None:
-            return Section(heading, "Without validation predictions nothing can be predicted.")
+            return Section(heading, "Without predictions of test galaxies nothing can be predicted.")
         text = (
             f"Before anyone has looked, at a prevalence of {self.survey_prevalence:.3g} (taken as exact). "
-            "Medians and 95% intervals hold what the few validation galaxies leave open, under Jeffreys' "
+            "Medians and 95% intervals hold what the few test galaxies leave open, under Jeffreys' "
             "prior, and the chance of the count. They do not hold a survey that looks unlike those galaxies."
         )
         rows = [

@@ -75,21 +75,28 @@ def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
         publish_untrained(open_location(str(root / "classifier")), BACKBONE, SIZE_PX)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [sources] * workers))
+            runs = engines(root)
+            rates = list(pool.map(engine_rate, *zip(*runs, strict=True)))
+            fastest = runs[int(np.argmax(rates))][1]
             figures = {
                 "hardware": hardware(),
                 "repeats": repeats,
                 "cutouts_per_s": round(workers * sources / max(seconds for seconds, _ in cutting)),
                 "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
-                "engines_images_per_s": dict(pool.map(engine_rate, *zip(*engines(root), strict=True))),
-                **compare(root, pool, workers, repeats),
+                "engines_images_per_s": {
+                    f"{engine.name} {engine.precision}": rate
+                    for (_, engine), rate in zip(runs, rates, strict=True)
+                },
+                **compare(root, pool, workers, repeats, fastest),
             }
     print(json.dumps(figures))
 
 
-def compare(root: Path, pool: ProcessPoolExecutor, workers: int, repeats: int) -> dict[str, object]:
+def compare(
+    root: Path, pool: ProcessPoolExecutor, workers: int, repeats: int, fastest: Engine
+) -> dict[str, object]:
     """Return the rates of the job beside the bare network, and beside a plain loop, in turns."""
     rates: dict[str, list[float]] = {name: [] for name in ("job", "bare", "fastest", "plain")}
-    fastest = engines(root)[-1][1]
     with connect():
         for i in range(repeats):
             rates["job"].append(scan_rate(root, Engine(), i, workers))
@@ -188,10 +195,9 @@ def engines(root: Path) -> list[tuple[Path, Engine]]:
     return [(root, Engine(name, precision)) for name in names for precision in get_args(StatedPrecision)]
 
 
-def engine_rate(root: Path, engine: Engine, batches: int = 12) -> tuple[str, float]:
+def engine_rate(root: Path, engine: Engine, batches: int = 12) -> float:
     """Return an engine's images a second, in one process of one thread."""
-    kind = f"{engine.name} {engine.precision}"
-    return kind, round(BATCH_SIZE * per_s(apply(root, engine, batches), 1), 1)
+    return round(BATCH_SIZE * per_s(apply(root, engine, batches), 1), 1)
 
 
 def apply(root: Path, engine: Engine, batches: int) -> list[float]:

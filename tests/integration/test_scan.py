@@ -85,7 +85,7 @@ def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> s
     decision = Decision("dust_lane_early_type", 0.0, 0.1)
     predictions = {
         "galaxy_id": range(200),
-        "split": ["validation"] * 200,
+        "split": ["validation", "test"] * 100,
         "truth": np.random.default_rng(0).integers(0, 2, 200),
         "score": np.random.default_rng(1 + seed).uniform(0, 1, 200).astype(np.float32),
     }

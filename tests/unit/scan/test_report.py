@@ -68,5 +68,5 @@ def test_what_is_not_known_is_said():
     text = report(
         survey_prevalence=None, detection=None, expected=None, recovery=None, random_share=0.0
     ).markdown()
-    for missing in ("--survey-prevalence", "--known", "--random-share", "no validation predictions"):
+    for missing in ("--survey-prevalence", "--known", "--random-share", "no test predictions"):
         assert missing in text

@@ -162,7 +162,8 @@ class Chaos:
             )
 
     def _kill_worker(self, driver: subprocess.Popen[bytes]) -> None:  # noqa: ARG002
-        workers = [p for node in self._alive() for p in children(node.pid, "ray::")]
+        processes = [p for node in self._alive() for p in children(node.pid, "ray::")]
+        workers = [p for p in processes if "Agent" not in p.name()]  # with one of those its raylet ends too
         if workers:
             self._dice.choice(workers).kill()
 

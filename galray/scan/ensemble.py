@@ -107,7 +107,7 @@ class Ensemble:
         """
         judged = [self._judged_by(number, target, split) for number in range(len(self.classifiers))]
         for classifier, rows in zip(self.classifiers[1:], judged[1:], strict=True):
-            _check_same_galaxies(judged[0], rows, self.classifiers[0], classifier)
+            _check_same_galaxies(split, judged[0], rows, self.classifiers[0], classifier)
         score = np.stack([rows["score"].to_numpy() for rows in judged]).mean(axis=0)
         return judged[0]["truth"].to_numpy(), score
 
@@ -153,9 +153,11 @@ def _prevalence(config: ClassifierConfig, target: str) -> float | None:
     return config.prevalence[config.target_names.index(target)] if config.prevalence else None
 
 
-def _check_same_galaxies(first: pa.Table, other: pa.Table, first_one: Location, other_one: Location) -> None:
+def _check_same_galaxies(
+    split: str, first: pa.Table, other: pa.Table, first_one: Location, other_one: Location
+) -> None:
     """Refuse predictions of other galaxies, or of galaxies of which something else was true."""
-    where = f"--ensemble {other_one.uri} was judged on other galaxies than {first_one.uri}"
+    where = f"--ensemble {other_one.uri} was judged on other {split} galaxies than {first_one.uri}"
     remedy = "so their mean cannot be tuned. Name classifiers trained on the same --galaxies."
     ids, other_ids = (rows["galaxy_id"].to_numpy() for rows in (first, other))
     if not np.array_equal(ids, other_ids):

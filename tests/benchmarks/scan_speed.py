@@ -75,9 +75,9 @@ def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
         publish_untrained(open_location(str(root / "classifier")), BACKBONE, SIZE_PX)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [sources] * workers))
-            runs = engines(root)
-            rates = list(pool.map(engine_rate, *zip(*runs, strict=True)))
-            fastest = runs[int(np.argmax(rates))][1]
+            runs = engines()
+            rates = list(pool.map(engine_rate, [root] * len(runs), runs))
+            fastest = runs[int(np.argmax(rates))]
             figures = {
                 "hardware": hardware(),
                 "repeats": repeats,
@@ -85,7 +85,7 @@ def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
                 "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
                 "engines_images_per_s": {
                     f"{engine.name} {engine.precision}": rate
-                    for (_, engine), rate in zip(runs, rates, strict=True)
+                    for engine, rate in zip(runs, rates, strict=True)
                 },
                 **compare(root, pool, workers, repeats, fastest),
             }
@@ -190,9 +190,9 @@ def bare_loop(root: Path, batches: int) -> list[float]:
     return apply(root, Engine(), batches)
 
 
-def engines(root: Path) -> list[tuple[Path, Engine]]:
+def engines() -> list[Engine]:
     names = ["torch", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
-    return [(root, Engine(name, precision)) for name in names for precision in get_args(StatedPrecision)]
+    return [Engine(name, precision) for name in names for precision in get_args(StatedPrecision)]
 
 
 def engine_rate(root: Path, engine: Engine, batches: int = 12) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from hardware import hardware
 
@@ -30,7 +31,7 @@ from galray.classifier.train import classify
 from galray.core.cluster import connect
 from galray.core.manifest import Manifest
 from galray.core.schema import N_ANSWERS
-from galray.core.shards import SHARDS
+from galray.core.shards import shard_paths
 from galray.core.storage import Location, open_location
 from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import ingest
@@ -106,10 +107,8 @@ def found(root: Location, name: str, known: pa.Table) -> dict[str, Any]:
     """Compare what one classifier found with what its report predicted."""
     candidates = Manifest.read(root / f"candidates-{name}", "candidates").lineage
     scans = root / f"scan-{name}"
-    scores = pa.concat_tables(
-        pq.read_table(path, filesystem=scans.filesystem, columns=["galaxy_id", "score"])
-        for path in Manifest.read(scans, "scores").paths(scans, SHARDS)
-    ).join(known, "galaxy_id")
+    shards = pads.dataset(shard_paths(scans, "scores"), filesystem=scans.filesystem)
+    scores = shards.to_table(columns=["galaxy_id", "score"]).join(known, "galaxy_id")
     is_true, score = scores["truth"].to_numpy(), scores["score"].to_numpy()
     detection = metrics.completeness_purity(is_true, score, candidates["threshold"])
     true, mistaken = detection.true_positives, detection.false_positives

@@ -12,21 +12,13 @@ import ray
 from ray.data import Dataset
 from ray.data.expressions import col
 
-from galray.core.cells import votes_array
 from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
-from galray.core.schema import (
-    ANSWER_INDEX,
-    LABEL_ANSWERS,
-    QUESTION_INDEX,
-    QUESTION_OF_ANSWER,
-    votes_of_label,
-)
+from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS
 from galray.core.shards import read_shards
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
 from galray.data.labelled import Labelled
-
-ODD_VOLUNTEERS = 8  # fewer than these who find a galaxy odd may be mistaken (Willett et al. 2013)
+from galray.data.votes import answered, condition_votes
 
 
 def read_galaxies(
@@ -43,25 +35,6 @@ def read_galaxies(
     where = col("split") == split if split else None
     galaxies = read_shards(location, kind, columns, where)
     return galaxies.map_batches(labelled.hide_others, batch_format="pyarrow") if labelled else galaxies
-
-
-def condition_votes(galaxies: pa.Table) -> np.ndarray:
-    """Return what is known of each galaxy's votes, from volunteers or else from its class label.
-
-    Parameters
-    ----------
-    galaxies : pyarrow.Table
-        With ``votes`` and ``label``.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 37)
-        NaN where nothing is known: an unlabelled galaxy is all NaN.
-    """
-    votes = votes_array(galaxies).copy()
-    for row in np.flatnonzero(np.isnan(votes).all(axis=1)):
-        votes[row] = votes_of_label(galaxies["label"][int(row)].as_py())
-    return votes
 
 
 def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:
@@ -130,28 +103,6 @@ class Emphasise:
             shown = np.where(answered(galaxies, rule.answers), rule.times, 1)
             times = np.maximum(times, shown)
         return galaxies.take(np.repeat(np.arange(len(galaxies)), times))
-
-
-def answered(galaxies: pa.Table, answers: Sequence[str]) -> np.ndarray:
-    """Return whether volunteers, or else the label, gave all of these answers: bool, shape (n,).
-
-    Each must have at least half of the votes; and, for a feature that is asked for only of odd galaxies,
-    enough volunteers must have found the galaxy odd.
-
-    Parameters
-    ----------
-    galaxies : pyarrow.Table
-        With ``votes``, ``label`` and ``classifications``.
-    answers : sequence of str
-        GZ2 answers.
-    """
-    columns = [ANSWER_INDEX[name] for name in answers]
-    votes = condition_votes(galaxies)
-    volunteers = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-    found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * volunteers) >= ODD_VOLUNTEERS
-    asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
-    given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
-    return given.all(axis=1)
 
 
 class VotesOf(NamedTuple):

@@ -12,10 +12,11 @@ from ray.data import ActorPoolStrategy, Dataset
 from galray.core.cluster import Scaling
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
-from galray.data.batches import Emphasise, condition_votes, decode_images, read_galaxies
+from galray.data.batches import Emphasise, decode_images, read_galaxies
 from galray.data.cache import cache_table, cached
 from galray.data.labelled import Labelled
 from galray.data.stream import CachedGalaxies, Column
+from galray.data.votes import LEAST_VOLUNTEERS, condition_votes
 from galray.diffusion.codec import Codec
 
 _COLUMNS = ("galaxy_id", "votes", "classifications", "label", "image")
@@ -51,7 +52,11 @@ def cached_galaxies(
         "votes": Column((N_ANSWERS,), "float32"),
         "cached": Column(tuple(codec.cached_shape), str(codec.cached_dtype).removeprefix("torch.")),
     }
-    key: dict[str, Any] = {"codec": codec.fingerprint(), "emphasis": list(emphasis)}
+    key: dict[str, Any] = {
+        "codec": codec.fingerprint(),
+        "emphasis": list(emphasis),
+        "least_volunteers": LEAST_VOLUNTEERS,
+    }
     key |= {"labelled": labelled.fingerprint} if labelled else {}
 
     def prepared() -> Dataset:

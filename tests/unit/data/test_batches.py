@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from galray.core.errors import ConfigError, InputError
-from galray.core.schema import ANSWER_INDEX, GALAXY_SCHEMA, N_ANSWERS, votes_of_label
-from galray.data.batches import Emphasise, EmphasisRule, condition_votes, decode_images
+from galray.core.schema import ANSWER_INDEX, GALAXY_SCHEMA, N_ANSWERS
+from galray.data.batches import Emphasise, EmphasisRule, decode_images
 from galray.data.images import encode_jpeg, encode_png
 
 
@@ -25,14 +25,6 @@ def votes(**answers: float) -> list[float]:
     for name, fraction in answers.items():
         values[ANSWER_INDEX[name]] = fraction
     return values
-
-
-def test_condition_votes_prefer_volunteers_to_labels() -> None:
-    table = galaxies([{"votes": votes(smooth=0.7), "label": "spiral"}, {"label": "spiral"}, {}])
-    found = condition_votes(table)
-    assert found[0, ANSWER_INDEX["smooth"]] == np.float32(0.7)
-    np.testing.assert_array_equal(found[1], votes_of_label("spiral"))
-    assert np.isnan(found[2]).all()
 
 
 def test_decode_resizes_and_keeps_order() -> None:

@@ -82,6 +82,8 @@ class MockConfig:
         Share of early types that have a dust lane: the rare objects.
     dust_lane_fraction_edge_on : float
         Share of edge-on disks that have one along their plane.
+    great_bulge_fraction_edge_on : float
+        Share of edge-on disks in a bulge that outshines them, as the Sombrero's.
     mag_r_range : tuple of float
         Bright and faint limits; counts rise towards the faint one.
     n_volunteers : tuple of int
@@ -104,6 +106,7 @@ class MockConfig:
     barred_spiral: float = 0.14
     dust_lane_fraction_early: float = 0.03
     dust_lane_fraction_edge_on: float = 0.65
+    great_bulge_fraction_edge_on: float = 0.0
     mag_r_range: tuple[float, float] = (14.0, 17.3)
     n_volunteers: tuple[int, int] = (25, 55)
     tile_size_px: int = 1024
@@ -113,7 +116,8 @@ class MockConfig:
     def __post_init__(self) -> None:
         if min(self.kind_shares) < 0 or sum(self.kind_shares) <= 0:
             raise ConfigError(f"the shares of the kinds must be positive, not {self.kind_shares}.")
-        for name in ("dust_lane_fraction_early", "dust_lane_fraction_edge_on"):
+        shares = ("dust_lane_fraction_early", "dust_lane_fraction_edge_on", "great_bulge_fraction_edge_on")
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}.")
         if not 0 < self.n_volunteers[0] <= self.n_volunteers[1]:
@@ -194,6 +198,9 @@ def _draw_galaxy(config: MockConfig, index: int, *, tiled: bool, fwhm: float | N
     if rng.random() < config.lane_fraction(kind):
         row["dust_tau_r"] = rng.lognormal(np.log(_LANE_TAU_R[kind]), 0.5)
     row |= _DRAW_KIND[kind](row, rng)
+    great_bulges = config.great_bulge_fraction_edge_on if kind == "edge_on" else 0.0
+    if great_bulges and rng.random() < great_bulges:
+        row |= _draw_great_bulge(row, rng)
     row |= _draw_neighbour(row, rng)
     early_lane = kind == "early_type" and row["dust_tau_r"] > 0
     contrasts = {
@@ -281,6 +288,15 @@ def _draw_edge_on(row: Truth, rng: np.random.Generator) -> dict[str, float]:
         "dust_warp": rng.normal(0, 0.01),
     }
     return drawn | (lane if has_dust else {})
+
+
+def _draw_great_bulge(row: Truth, rng: np.random.Generator) -> dict[str, float]:
+    """A disk that cuts a bulge as large as itself: its lane is seen against the bulge's light."""
+    return _red_colours(rng) | {
+        "bulge_fraction": rng.uniform(0.5, 0.85),
+        "bulge_r_half_arcsec": rng.uniform(0.4, 0.7) * row["r_half_arcsec"],
+        "bulge_reddening_mag": rng.uniform(0.0, 0.1),
+    }
 
 
 def _draw_spiral(row: Truth, rng: np.random.Generator) -> dict[str, float]:

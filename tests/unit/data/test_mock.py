@@ -112,6 +112,15 @@ def test_rendered_flux_and_colours_are_the_drawn_ones(kind):
         assert 2.5 * np.log10(i / r) == pytest.approx(row["r_i"], abs=0.15)
 
 
+def test_great_bulges_outshine_their_disks_and_change_no_other_galaxy():
+    few, none = only("edge_on", great_bulge_fraction_edge_on=0.3), only("edge_on")
+    shares = [draw_truth(config, 0, 200)["bulge_fraction"].to_numpy() for config in (few, none)]
+    great = shares[0] >= 0.5
+    assert 0.2 < great.mean() < 0.4
+    assert shares[1].max() < 0.5
+    np.testing.assert_array_equal(shares[0][~great], shares[1][~great])
+
+
 def test_dust_dims_blue_light_most_and_only_in_the_lane():
     config = only("early_type", dust_lane_fraction_early=1.0)
     rows = [row for row in draw_truth(config, 0, 30).to_pylist() if row["lane_contrast"] > 0.3]

@@ -63,12 +63,11 @@ def run_readme(run: RunJob, root: str, env: Mapping[str, str]) -> Chain:
     return Chain(root, said)
 
 
-@pytest.fixture(params=["python", "submit"])
-def chain(request: pytest.FixtureRequest, s3_root: str, mlflow_uri: str, short_folder: Path) -> Chain:
-    """The whole chain below a bucket's prefix, in either way of starting jobs."""
+@pytest.fixture
+def chain(submit_job: RunJob, s3_root: str, mlflow_uri: str, short_folder: Path) -> Chain:
+    """The whole chain below a bucket's prefix, submitted to a cluster; other tests start jobs directly."""
     assert mlflow_uri
-    run = request.getfixturevalue("run_job" if request.param == "python" else "submit_job")
-    return run_readme(run, s3_root, {"RAY_TMPDIR": str(short_folder / "local")})
+    return run_readme(submit_job, s3_root, {"RAY_TMPDIR": str(short_folder / "local")})
 
 
 @pytest.mark.timeout(2400)

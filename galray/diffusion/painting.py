@@ -42,6 +42,8 @@ class Asked:
     request : Request
     fixed : Condition
         What all of them have in common.
+    outline : Condition or None
+        What is asked for before that, where the request has one.
     real : VotesOf or None
         Real galaxies whose votes fill what `fixed` leaves open.
     order : ndarray of int64
@@ -50,20 +52,28 @@ class Asked:
 
     request: Request
     fixed: Condition
+    outline: Condition | None
     real: VotesOf | None
     order: np.ndarray
 
     @classmethod
     def of(cls, request: Request, real: VotesOf | None, seed: Sequence[int]) -> Asked:
         count = len(real.galaxy_id) if real else 0
-        return cls(request, condition(request.answers), real, np.random.default_rng(seed).permutation(count))
+        outline = condition(request.outline) if request.outline else None
+        order = np.random.default_rng(seed).permutation(count)
+        return cls(request, condition(request.answers), outline, real, order)
 
     def condition(self, place: int) -> Condition:
         """Return what is asked of the galaxy at a place in the request."""
         if self.real is None:
             return self.fixed
         votes = torch.tensor(self.real.votes[self._next(place)])
-        return Condition(torch.where(self.fixed.votes.isnan(), votes, self.fixed.votes), self.fixed.weights)
+        return Condition(_filled(self.fixed.votes, votes), self.fixed.weights)
+
+    def votes(self, place: int) -> torch.Tensor:
+        """Return the votes that the galaxy painted is meant to have: what is asked of it, early or late."""
+        votes = self.condition(place).votes
+        return _filled(votes, self.outline.votes) if self.outline else votes
 
     def provenance(self, place: int) -> dict[str, Any]:
         """Return where a galaxy's condition comes from; the votes themselves are a column of its row."""
@@ -72,6 +82,7 @@ class Asked:
             for i in (self.fixed.weights != 1).nonzero().flatten().tolist()
         }
         asked = {"answers": dict(self.request.answers), "weights": weights}
+        asked |= {"outline": dict(self.request.outline)} if self.outline else {}
         if self.real is None:
             return asked
         donor = int(self.real.galaxy_id[self._next(place)])
@@ -115,11 +126,15 @@ class Paint:
         seeds = [self._plan.seed_of(number) for number in range(batch["first"], batch["end"])]
         chosen = self._galaxies[batch["first"] : batch["end"]].tolist()
         conditions = [self._asked[request].condition(place) for request, place in chosen]
+        outlines = [
+            self._asked[request].outline or asked
+            for (request, _), asked in zip(chosen, conditions, strict=True)
+        ]
         sampling = asdict(self._plan.samplings[chosen[0][0]])
         with torch.autocast(self._compute.device, torch.bfloat16, enabled=self._compute.bfloat16):
             images = self._pipeline(
-                torch.stack([one.votes for one in conditions]),
-                torch.stack([one.weights for one in conditions]),
+                *_stacked(conditions),
+                outline=_stacked(outlines),
                 seeds=seeds,
                 **sampling,
             )
@@ -131,11 +146,19 @@ class Paint:
         return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
 
 
+def _filled(votes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    return torch.where(votes.isnan(), others, votes)
+
+
+def _stacked(conditions: Sequence[Condition]) -> Condition:
+    return Condition(*(torch.stack(parts) for parts in zip(*conditions, strict=True)))
+
+
 def _row(asked: Asked, place: int, image: np.ndarray, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "galaxy_id": -1 - seed,  # below zero: no survey has such an id
         "survey": "synthetic",
-        "votes": asked.condition(place).votes.tolist(),
+        "votes": asked.votes(place).tolist(),
         "label": asked.request.label,
         "image": encode_jpeg(image),
         "height": image.shape[0],

@@ -18,6 +18,7 @@ from torch import Tensor
 from galray.core.errors import ConfigError, InputError
 from galray.core.models import refuse_pickled
 from galray.diffusion.codec import Codec, to_uint8
+from galray.diffusion.conditions import Condition, ConditionTokens
 from galray.diffusion.denoiser import ConditionEncoder, Denoiser
 from galray.diffusion.sampler import Guidance, sample, scheduler_named
 
@@ -111,6 +112,8 @@ class GalaxyPipeline(DiffusionPipeline):
         guidance_scale: float = 2.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
+        outline: Condition | None = None,
+        outline_until: float = 1.0,
         sampler: str = "unipc",
     ) -> np.ndarray:
         """Paint one galaxy for each row of votes.
@@ -126,6 +129,9 @@ class GalaxyPipeline(DiffusionPipeline):
         num_steps : int
         guidance_scale, guidance_interval, guidance_rescale
             See `sampler.Guidance`.
+        outline : Condition, optional
+            Votes and weights, shape (B, 37) each, asked for at times above `outline_until` instead.
+        outline_until : float
         sampler : str
             One of ``sampler.SAMPLERS``.
 
@@ -142,18 +148,23 @@ class GalaxyPipeline(DiffusionPipeline):
         if len(seeds) != len(votes):
             raise ConfigError(f"{len(votes)} galaxies need as many seeds, not {len(seeds)}.")
         with torch.inference_mode():
-            weights = weights if weights is None else weights.to(self.device)
             latents = sample(
                 self.denoiser.predict,
                 seeds,
                 self.codec.latent_shape,
-                self.condition_encoder(votes.to(self.device), weights),
+                self._encoded(votes, weights),
                 self.condition_encoder.unconditional(len(votes)),
                 scheduler=scheduler_named(sampler, self.scheduler),
                 num_steps=num_steps,
                 guidance=Guidance(guidance_scale, guidance_interval, guidance_rescale),
+                outline=self._encoded(*outline) if outline else None,
+                outline_until=outline_until,
             )
             return to_uint8(self.codec.decode(latents)).cpu().numpy()
+
+    def _encoded(self, votes: Tensor, weights: Tensor | None) -> ConditionTokens:
+        weights = weights if weights is None else weights.to(self.device)
+        return self.condition_encoder(votes.to(self.device), weights)
 
 
 def check_model_folder(folder: str | os.PathLike) -> None:

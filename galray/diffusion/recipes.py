@@ -9,6 +9,9 @@ A recipe file is a list of requests. What a request does not say, the job's opti
     - label: spiral
       votes_of: spiral   # votes as real spirals have them, in their variety
       count: 200
+    - label: dust_lane_early_type
+      outline: {smooth: 0.8, in_between: 0.8}   # first this alone, then the answers alone:
+      answers: {odd: 0.4, dust_lane: 0.7}       # for what training never saw together
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ class Sampling:
     """Times, 0 a galaxy and 1 noise, within which to guide; the middle alone keeps variety."""
     guidance_rescale: float = 0.0
     """0 to 1: how far to bring guided images back to the contrast of unguided ones."""
+    outline_until: float = 0.9
+    """Time, 0 a galaxy and 1 noise, until which a request's outline is asked for, where it has one."""
     num_steps: int = 20
     sampler: str = "unipc"
 
@@ -53,6 +58,8 @@ class Sampling:
                 f"No sampler is named {self.sampler!r}{nearest(self.sampler, SAMPLERS)}. "
                 f"Use one of {', '.join(SAMPLERS)}."
             )
+        if not 0 <= self.outline_until <= 1:
+            raise ConfigError(f"outline_until is {self.outline_until}; give a time between 0 and 1.")
         if self.num_steps < 1:
             raise ConfigError(f"num_steps is {self.num_steps}; give at least 1. 20 to 50 are usual.")
 
@@ -70,9 +77,13 @@ class Request:
     votes_of : str
         Instead, or for all questions that `answers` leaves open: the votes of real training galaxies of this
         label, each used about equally often.
+    outline : mapping of str to float
+        Answers asked for instead while noise hides all but a galaxy's outline, until `outline_until`. Answers
+        that training never saw together contradict each other to the network, and the one that it knows
+        better wins; asked for one after the other, they meet.
     count : int or None
         How many galaxies. None: a share of the job's own count.
-    guidance_scale, guidance_interval, guidance_rescale, num_steps, sampler
+    guidance_scale, guidance_interval, guidance_rescale, outline_until, num_steps, sampler
         See `Sampling`. None: the job's own.
 
     Raises
@@ -84,10 +95,12 @@ class Request:
     label: str
     answers: Mapping[str, float] = field(default_factory=dict)
     votes_of: str = ""
+    outline: Mapping[str, float] = field(default_factory=dict)
     count: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    outline_until: float | None = None
     num_steps: int | None = None
     sampler: str | None = None
 
@@ -99,6 +112,7 @@ class Request:
         if self.count is not None and self.count < 1:
             raise ConfigError(f"count is {self.count}; give at least 1.")
         condition(self.answers)
+        condition(self.outline)
         self.sampling(Sampling())
 
     def sampling(self, default: Sampling) -> Sampling:

@@ -154,6 +154,8 @@ def sample(
     scheduler: Any,
     num_steps: int,
     guidance: Guidance,
+    outline: ConditionTokens | None = None,
+    outline_until: float = 1.0,
 ) -> Tensor:
     """Go from noise at t = 1 to latents at t = 0.
 
@@ -173,6 +175,10 @@ def sample(
     num_steps : int
         Evaluations of the denoiser.
     guidance : Guidance
+    outline : ConditionTokens, optional
+        Of B galaxies: takes the place of `conditional` at times above `outline_until`, while noise hides all
+        but a galaxy's outline.
+    outline_until : float
 
     Returns
     -------
@@ -198,7 +204,8 @@ def sample(
     noise = {"generator": generators} if draws_noise else {}
     for t, timestep in zip(_times(scheduler), scheduler.timesteps, strict=True):
         seen = latents if is_flow(scheduler) else scheduler.scale_model_input(latents, timestep)
-        prediction = guided(predict, seen, t.to(device), conditional, unconditional, guidance)
+        asked = conditional if outline is None or float(t) <= outline_until else outline
+        prediction = guided(predict, seen, t.to(device), asked, unconditional, guidance)
         latents = scheduler.step(prediction.float(), timestep, latents, return_dict=False, **noise)[0]
     return latents
 

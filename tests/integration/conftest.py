@@ -14,6 +14,7 @@ from typing import Protocol
 import pytest
 
 from tests.integration import services
+from tests.integration.faulty_store import FaultyStore, faulty_store
 
 BUCKET = "galray-test"
 MLFLOW_PASSWORD = "galray-test-password"
@@ -92,13 +93,26 @@ def run_job() -> RunJob:
 
 
 @pytest.fixture(scope="session")
-def submit_job(short_folder: Path, s3_environment: dict[str, str], mlflow_server: str) -> Iterator[RunJob]:
+def store_at_fault(s3_environment: dict[str, str]) -> Iterator[FaultyStore]:
+    """The S3 service as the cluster of `submit_job` sees it: it fails at times."""
+    with faulty_store(s3_environment["AWS_ENDPOINT_URL"]) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def submit_job(
+    short_folder: Path, s3_environment: dict[str, str], store_at_fault: FaultyStore, mlflow_server: str
+) -> Iterator[RunJob]:
     """``ray job submit --working-dir . -- python jobs/<name>.py <options>`` on a cluster.
 
     The cluster's nodes, not the one who submits, know the bucket's keys and the tracking server.
     """
     (short_folder / "ray").mkdir()
-    environment = {**s3_environment, "MLFLOW_TRACKING_URI": mlflow_server}
+    environment = {
+        **s3_environment,
+        "AWS_ENDPOINT_URL": store_at_fault.endpoint,
+        "MLFLOW_TRACKING_URI": mlflow_server,
+    }
     with services.ray_cluster(short_folder / "ray", environment) as access:
 
         def submit(

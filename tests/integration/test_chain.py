@@ -22,6 +22,7 @@ from galray.core.storage import Location, open_location
 from galray.diffusion.conditions import condition
 from tests.integration import services
 from tests.integration.conftest import MLFLOW_PASSWORD, RunJob
+from tests.integration.faulty_store import FAULTS, FaultyStore
 from tests.integration.services import REPOSITORY
 
 SECRETS = (services.S3_ACCESS_KEY, services.S3_SECRET_KEY, MLFLOW_PASSWORD)
@@ -65,16 +66,25 @@ def run_readme(run: RunJob, root: str, env: Mapping[str, str]) -> Chain:
 
 @pytest.fixture
 def chain(submit_job: RunJob, s3_root: str, mlflow_uri: str, short_folder: Path) -> Chain:
-    """The whole chain below a bucket's prefix, submitted to a cluster; other tests start jobs directly."""
+    """The whole chain, submitted to a cluster, below a bucket's prefix; other tests start jobs directly."""
     assert mlflow_uri
     return run_readme(submit_job, s3_root, {"RAY_TMPDIR": str(short_folder / "local")})
 
 
 @pytest.mark.timeout(2400)
 def test_chain_in_bucket(
-    chain: Chain, mlflow_uri: str, tmp_path: Path, short_folder: Path, run_job: RunJob
+    chain: Chain,
+    store_at_fault: FaultyStore,
+    mlflow_uri: str,
+    tmp_path: Path,
+    short_folder: Path,
+    run_job: RunJob,
 ) -> None:
-    """The README's commands: every job publishes, tracks itself, and reads what the one before it wrote."""
+    """The README's commands: every job publishes, tracks itself, and reads what the one before it wrote.
+
+    One request in ten to the bucket fails or hangs, in training, search and scan too, and no job notices.
+    """
+    assert set(store_at_fault.spoiled) == set(FAULTS)
     root = open_location(chain.root)
     for folder, kind in OUTPUTS.items():
         manifest = Manifest.read(root / folder, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def published(tiny, tmp_path: Path) -> Location:
 
 
 def painted(published: Location, batch: tuple[int, int], bfloat16: bool = False, **requested) -> list[dict]:
-    plan = Plan.of([LANES, Request("others", votes_of="spiral", **requested)], 6, SAMPLING, seed=3)
+    others = Request("others", **{"votes_of": "spiral", **requested})
+    plan = Plan.of([LANES, others], 6, SAMPLING, seed=3)
     votes = VotesOf(np.array([5]), np.full((1, N_ANSWERS), 0.5, np.float32))
     paint = Paint(plan, Compute("cpu", 1, bfloat16), {"spiral": votes}, published)
     return paint({"first": batch[0], "end": batch[1]}).to_pylist()
@@ -106,6 +108,19 @@ def test_a_batch_can_be_painted_again_from_its_rows(published, bfloat16):
             sampler=told[0]["sampler"],
         )
     assert [encode_jpeg(image) for image in images] == [row["image"] for row in rows]
+
+
+def test_the_outline_is_asked_for_first(published):
+    lane: dict[str, Any] = {"answers": {"odd": 1.0, "dust_lane": 0.7}, "votes_of": ""}
+    smooth: dict[str, Any] = {"outline": {"smooth:2": 0.9}}
+    alone = painted(published, (3, 6), **lane, outline_until=0.6)
+    after = painted(published, (3, 6), **lane, **smooth, outline_until=0.6)
+    never = painted(published, (3, 6), **lane, **smooth, outline_until=1.0)
+    assert [row["image"] for row in never] == [row["image"] for row in alone]
+    assert [row["image"] for row in after] != [row["image"] for row in alone]
+    assert json.loads(after[0]["provenance"])["outline"] == {"smooth:2": 0.9}
+    meant = [after[0]["votes"][ANSWER_INDEX[name]] for name in ("smooth", "dust_lane", "bar")]
+    assert meant == pytest.approx([0.9, 0.7, float("nan")], nan_ok=True)
 
 
 def test_a_request_is_painted_in_its_own_way(published):

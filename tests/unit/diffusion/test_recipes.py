@@ -23,6 +23,10 @@ GOOD = """
 - label: more spirals
   votes_of: spiral
   sampler: euler
+- label: a lane across what never had one
+  outline: {smooth: 0.8}
+  outline_until: 0.9
+  answers: {dust_lane: 1}
 """
 
 
@@ -40,7 +44,8 @@ def plan_of(*requests: Request, count: int = 7, seed: int = 0) -> Plan:
 
 
 def test_a_file_says_what_to_paint(written):
-    lanes, spirals = read_recipe(written(GOOD))
+    lanes, spirals, across = read_recipe(written(GOOD))
+    assert (across.outline, across.sampling(Sampling()).outline_until) == ({"smooth": 0.8}, 0.9)
     assert lanes.answers == {"smooth": 0.8, "odd": 0.75, "dust_lane:1.3": 0.85}
     assert (lanes.count, spirals.count, spirals.votes_of) == (5, None, "spiral")
     default = Sampling(num_steps=9, guidance_rescale=0.5)
@@ -61,6 +66,9 @@ def test_a_file_says_what_to_paint(written):
         ("label: x\n  answers: {dust_lane:strong: 1}", "weight must be a positive number"),
         ("label: x\n  answers: {smooth: 1}\n  guidance_scale: .nan", "guidance scale=nan"),
         ("label: x\n  answers: {smooth: 1}\n  guidance_interval: [0.9, 0.1]", "guidance interval"),
+        ("label: x\n  answers: {smooth: 1}\n  outline: {rond: 1}", "'rond' is no Galaxy Zoo 2 answer"),
+        ("label: x\n  answers: {smooth: 1}\n  outline_until: 2", "outline_until is 2"),
+        ("label: x\n  outline: {smooth: 1}", "answers or votes_of"),
         ("label: x\n  answers: {smooth: 1}\n  num_steps: 0", "num_steps is 0"),
         ("label: x\n  answers: {smooth: 1}\n  sampler: eulr", "did you mean 'euler'"),
         ("label: x\n  answers: {smooth: 1}\n  count: 0", "count is 0"),

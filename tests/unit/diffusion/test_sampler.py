@@ -137,6 +137,21 @@ def test_ancestral_samplers_add_other_noise_to_each_image() -> None:
     assert correlation < 0.25, "0.21 is what 80,000 pairs of independent images of 576 px have at most"
 
 
+def test_an_outline_is_asked_for_until_its_time() -> None:
+    scheduler = scheduler_named("euler", OBJECTIVES["flow"].scheduler())
+    asked: list[tuple[float, float]] = []
+
+    def predict(x: torch.Tensor, t: torch.Tensor, condition: ConditionTokens) -> torch.Tensor:
+        asked.append((float(t[0]), float(condition.tokens[0])))
+        return torch.zeros_like(x)
+
+    outline, later = (ConditionTokens(torch.full((1, 1, 1), v), nobody(1).mask) for v in (5.0, -1.0))
+    options = {"scheduler": scheduler, "num_steps": 10, "guidance": Guidance(1.0)}
+    sample(predict, [0], (1, 1, 1), later, nobody(1), **options, outline=outline, outline_until=0.75)
+    assert [value for _, value in asked] == [5.0 if t > 0.75 else -1.0 for t, _ in asked]
+    assert {value for _, value in asked} == {5.0, -1.0}
+
+
 def test_nothing_to_paint() -> None:
     assert paint("flow", "unipc", range(0)).shape == (0, *SHAPE)
 

@@ -23,9 +23,10 @@ _PATIENCE_S = 60
 
 
 class FaultyStore(ThreadingHTTPServer):
-    """The proxy; `spoiled` names the faults so far."""
+    """The proxy; `spoiled` names the faults so far, and there are none while it is `at_peace`."""
 
     daemon_threads = True
+    at_peace = False
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
@@ -41,7 +42,7 @@ class FaultyStore(ThreadingHTTPServer):
     def next_fault(self) -> str | None:
         """Say what becomes of the next request; None for no fault."""
         with self._lock:
-            if next(self._count) % SPOILED_EVERY:
+            if self.at_peace or next(self._count) % SPOILED_EVERY:
                 return None
             self.spoiled.append(next(self._faults))
             return self.spoiled[-1]

@@ -145,17 +145,17 @@ def _renamed_at_the_end(path: str) -> Iterator[Writable]:
 
 
 def _create_file(path: str, data: bytes) -> bool:
+    """Link a file that is whole to its name: a reader never finds it empty, and no other is replaced."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
+    whole = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        file.touch(exist_ok=False)
+        whole.write_bytes(data)
+        file.hardlink_to(whole)
     except FileExistsError:
         return False
-    try:
-        file.write_bytes(data)
-    except OSError:  # of a full disk: what is left would be taken for another run's
-        file.unlink()
-        raise
+    finally:
+        whole.unlink(missing_ok=True)
     return True
 
 

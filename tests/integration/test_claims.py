@@ -59,7 +59,7 @@ def test_of_many_runs_one_publishes_and_the_others_are_told(place: Location, res
     with ThreadPoolExecutor(N_RUNS) as runs:
         said = list(runs.map(run, range(N_RUNS)))
     assert said.count("published") == 1
-    assert all("written by process" in s or "claimed by process" in s for s in said if s != "published")
+    assert all("written by process" in s or "claimed by process" in s for s in said if s != "published"), said
     assert (place / "shards/a").read_bytes() == str(said.index("published")).encode()
     assert [file.path for file in Manifest.read(place).files] == ["shards/a"]
     assert not [info for info in place.children() if is_claim(info.base_name)]

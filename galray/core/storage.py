@@ -113,7 +113,10 @@ class Location:
     def children(self) -> list[fs.FileInfo]:
         """List the files and folders right below this folder; none where it is absent."""
         with storage_errors(self.uri):
-            return self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            try:
+                return self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            except FileNotFoundError:  # pyarrow's, of a local folder that was made while it was looked for
+                return []
 
     def files(self) -> list[fs.FileInfo]:
         """List all files below this folder, however deep; none where it is absent."""

@@ -135,30 +135,32 @@ class Location:
 
 
 @contextmanager
-def _renamed_at_the_end(path: str) -> Iterator[Writable]:
+def _partial(path: str) -> Iterator[Path]:
+    """Name a file beside `path` for what is not yet whole; nothing is left of it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
+    partial = Path(f"{path}.{uuid.uuid4().hex}{PARTIAL}")
     try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _renamed_at_the_end(path: str) -> Iterator[Writable]:
+    with _partial(path) as partial:
         with open(partial, "wb") as file:
             yield file
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _create_file(path: str, data: bytes) -> bool:
     """Link a file that is whole to its name: a reader never finds it empty, and no other is replaced."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    whole = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        whole.write_bytes(data)
-        file.hardlink_to(whole)
-    except FileExistsError:
-        return False
-    finally:
-        whole.unlink(missing_ok=True)
+    with _partial(path) as partial:
+        partial.write_bytes(data)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
     return True
 
 

@@ -126,15 +126,11 @@ class Paint:
         seeds = [self._plan.seed_of(number) for number in range(batch["first"], batch["end"])]
         chosen = self._galaxies[batch["first"] : batch["end"]].tolist()
         conditions = [self._asked[request].condition(place) for request, place in chosen]
-        outlines = [
-            self._asked[request].outline or asked
-            for (request, _), asked in zip(chosen, conditions, strict=True)
-        ]
         sampling = asdict(self._plan.samplings[chosen[0][0]])
         with torch.autocast(self._compute.device, torch.bfloat16, enabled=self._compute.bfloat16):
             images = self._pipeline(
                 *_stacked(conditions),
-                outline=_stacked(outlines),
+                outline=self._outline([request for request, _ in chosen], conditions),
                 seeds=seeds,
                 **sampling,
             )
@@ -144,6 +140,13 @@ class Paint:
             for (request, place), image, seed in zip(chosen, images, seeds, strict=True)
         ]
         return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
+
+    def _outline(self, requests: Sequence[int], conditions: Sequence[Condition]) -> Condition | None:
+        """Return what is asked of a batch first; None where that is what is asked anyway."""
+        outlines = [self._asked[request].outline for request in requests]
+        if not any(outlines):  # encoding captions is no small thing
+            return None
+        return _stacked([one or asked for one, asked in zip(outlines, conditions, strict=True)])
 
 
 def _filled(votes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from galray.core.models import refuse_pickled
 from galray.diffusion.codec import Codec, to_uint8
 from galray.diffusion.conditions import Condition, ConditionTokens
 from galray.diffusion.denoiser import ConditionEncoder, Denoiser
-from galray.diffusion.sampler import Guidance, sample, scheduler_named
+from galray.diffusion.sampler import OUTLINE_UNTIL, Guidance, sample, scheduler_named
 
 
 class GalaxyPipeline(DiffusionPipeline):
@@ -113,7 +113,7 @@ class GalaxyPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
         outline: Condition | None = None,
-        outline_until: float = 1.0,
+        outline_until: float = OUTLINE_UNTIL,
         sampler: str = "unipc",
     ) -> np.ndarray:
         """Paint one galaxy for each row of votes.

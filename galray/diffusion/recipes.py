@@ -30,7 +30,7 @@ from galray.core.errors import ConfigError, nearest
 from galray.core.schema import LABEL_ANSWERS
 from galray.core.storage import Location
 from galray.diffusion.conditions import condition
-from galray.diffusion.sampler import SAMPLERS, Guidance
+from galray.diffusion.sampler import OUTLINE_UNTIL, SAMPLERS, Guidance
 
 GALAXIES_PER_SEED = 10_000_019
 _FAULTS_NAMED = 5
@@ -46,7 +46,7 @@ class Sampling:
     """Times, 0 a galaxy and 1 noise, within which to guide; the middle alone keeps variety."""
     guidance_rescale: float = 0.0
     """0 to 1: how far to bring guided images back to the contrast of unguided ones."""
-    outline_until: float = 0.9
+    outline_until: float = OUTLINE_UNTIL
     """Time, 0 a galaxy and 1 noise, until which a request's outline is asked for, where it has one."""
     num_steps: int = 20
     sampler: str = "unipc"

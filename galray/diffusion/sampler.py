@@ -32,6 +32,8 @@ SAMPLERS: dict[str, tuple[Any, Any]] = {
     "euler-ancestral": (None, EulerAncestralDiscreteScheduler),
 }
 
+OUTLINE_UNTIL = 0.9  # the time above which noise hides all but a galaxy's outline
+
 # predict(x_t, t, tokens) with x_t [B, C, h, w] and t [B] in [0, 1]
 Predict = Callable[[Tensor, Tensor, ConditionTokens], Tensor]
 
@@ -155,7 +157,7 @@ def sample(
     num_steps: int,
     guidance: Guidance,
     outline: ConditionTokens | None = None,
-    outline_until: float = 1.0,
+    outline_until: float = OUTLINE_UNTIL,
 ) -> Tensor:
     """Go from noise at t = 1 to latents at t = 0.
 

@@ -195,7 +195,7 @@ PRESETS = {
     "dust-lanes": Preset("early types with a dust lane", SynthesizeConfig()),
     "gz5": Preset(
         "the five classes of the clean sample, asked for as training shows them",
-        # Guided while brightness is settled, from time 0.85 on, round galaxies came out 8% too bright.
+        # Guided at times above 0.85 too, where brightness is settled, round galaxies came out 8% too bright.
         SynthesizeConfig(recipe="gz5", guidance_interval=(0.2, 0.85)),
     ),
     "debug": Preset("a few galaxies, in seconds", SynthesizeConfig(count=24, num_steps=4, batch_size=8)),

@@ -46,7 +46,7 @@ from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import train
 
 PAINTED = 200
-# Nine lanes in ten of disks are seen by few volunteers, as in Galaxy Zoo 2: it takes many galaxies.
+# Volunteers call a lane odd in 3% of edge-on disks, here as in Stripe 82: it takes many galaxies.
 DISKS_ONLY, EVERYTHING = 20_000, 5000
 SEED = 2  # how to paint was chosen with a classifier and noise of other seeds
 RECIPES = {

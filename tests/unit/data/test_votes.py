@@ -46,10 +46,7 @@ def test_volunteers_are_counted_down_the_tree() -> None:
 
 
 def test_what_few_volunteers_say_is_unknown() -> None:
-    row = {
-        "votes": votes(**SMOOTH),
-        "classifications": 40,
-    }  # four said odd: one dust lane is no fraction of 1
+    row = {"votes": votes(**SMOOTH), "classifications": 40}  # of whom four said odd
     assert np.isnan(of(known(**row), "dust_lane", "ring")).all()
     np.testing.assert_allclose(of(known(**row), "smooth", "in_between", "odd"), [0.75, 1.0, 0.1])
     assert of(known(**{**row, "classifications": 80}), "dust_lane") == [1.0]

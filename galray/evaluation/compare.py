@@ -7,7 +7,7 @@ measure finds between two halves of the real galaxies; its interval spans the ce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from galray.diffusion.fidelity import (
     kernel_distance,
     wasserstein,
 )
-from galray.evaluation.sample import Judge, Sample
+from galray.evaluation.sample import Judge, Light, Sample
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 _TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -169,10 +169,13 @@ def _wasserstein_in(unit: float) -> Statistic:
 
 @dataclass(frozen=True)
 class Brightness:
-    """Relative differences (synthetic - real) / real of the brightness of galaxies of one kind."""
+    """Relative differences (other - real) / real of the brightness of galaxies of one kind.
+
+    The others are synthetic, or training galaxies, of which there are `count`; the real ones held out.
+    """
 
     name: str
-    synthetic: int
+    count: int
     real: int
     mean: Estimate
     percentile_5: Estimate
@@ -186,11 +189,20 @@ _BRIGHTNESS: dict[str, Callable[..., Any]] = {
 }
 
 
-def brightness(real: Sample, synthetic: Sample, judge: Judge, seed: int) -> list[Brightness]:
-    """Compare the brightness of galaxies kind by kind, with bootstrap intervals over galaxies."""
+def brightness(names: Sequence[str], real: Light, other: Light, seed: int) -> list[Brightness]:
+    """Compare the brightness of galaxies kind by kind, with bootstrap intervals over galaxies.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the strata.
+    real, other : Light
+        Kinds of which either has fewer than two galaxies are left out.
+    seed : int
+    """
     rows = []
-    for index, name in enumerate(judge.strata):
-        a, b = (s.brightness[s.stratum(judge) == index] for s in (synthetic, real))
+    for index, name in enumerate(names):
+        a, b = (light.brightness[light.stratum == index] for light in (other, real))
         if len(a) > 1 and len(b) > 1:
             found = {key: relative_difference(a, b, of, seed) for key, of in _BRIGHTNESS.items()}
             rows.append(Brightness(name, len(a), len(b), **found))
@@ -198,13 +210,13 @@ def brightness(real: Sample, synthetic: Sample, judge: Judge, seed: int) -> list
 
 
 def relative_difference(
-    synthetic: np.ndarray, real: np.ndarray, statistic: Callable[..., Any], seed: int
+    other: np.ndarray, real: np.ndarray, statistic: Callable[..., Any], seed: int
 ) -> Estimate:
-    """Return (s - r) / r of a statistic of two samples, with its percentile bootstrap interval.
+    """Return (o - r) / r of a statistic of two samples, with its percentile bootstrap interval.
 
     Parameters
     ----------
-    synthetic, real : ndarray of float, shape (n,) and (m,)
+    other, real : ndarray of float, shape (n,) and (m,)
         Two or more values each.
     statistic : callable
         Takes values and ``axis``.
@@ -215,7 +227,7 @@ def relative_difference(
         return statistic(a, axis=axis) / statistic(b, axis=axis) - 1
 
     interval = bootstrap(
-        (synthetic, real),
+        (other, real),
         difference,
         vectorized=True,
         confidence_level=CONFIDENCE,
@@ -224,7 +236,7 @@ def relative_difference(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(float(difference(synthetic, real, axis=0)), float(interval.low), float(interval.high))
+    return Estimate(float(difference(other, real, axis=0)), float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,8 @@ class Findings:
     ----------
     counts : dict of str to int
         Galaxies that came in, took part, and could not be measured, by reason.
+    brightness, brightness_floor : list of Brightness
+        Of synthetic, and of training galaxies, against the same real ones.
     """
 
     counts: dict[str, int]
@@ -269,11 +283,12 @@ class Findings:
     features: dict[str, Comparison]
     physical: dict[str, Comparison]
     brightness: list[Brightness]
+    brightness_floor: list[Brightness]
     copies: dict[str, NearCopies]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; rows of lists under their names."""
         plain = asdict(self)
-        for key in ("consistency", "brightness"):
+        for key in ("consistency", "brightness", "brightness_floor"):
             plain[key] = {row.pop("name"): row for row in plain[key]}
         return plain

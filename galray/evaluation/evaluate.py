@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from matplotlib import rc_context
@@ -85,13 +86,15 @@ def _tracked(findings: Findings) -> dict[str, float]:
 def weigh(config: EvaluateConfig, evidence: Evidence) -> Findings:
     """Compare the synthetic with the real galaxies in every respect."""
     real, synthetic, judge, shapes = evidence.real, evidence.synthetic, evidence.judge, evidence.shapes
-    light = compare.physical_distances(_photometry(real), _photometry(synthetic), evidence.draws)
+    quantities = compare.physical_distances(_photometry(real), _photometry(synthetic), evidence.draws)
+    brightness = partial(compare.brightness, judge.strata, real.light(judge), seed=config.seed)
     return Findings(
         counts=_counts(evidence),
         consistency=compare.consistency(real, synthetic, judge, config.seed),
         features=compare.feature_distances(real, synthetic, evidence.draws, config.neighbours),
-        physical=light | compare.physical_distances(shapes.real, shapes.synthetic, shapes.draws),
-        brightness=compare.brightness(real, synthetic, judge, config.seed),
+        physical=quantities | compare.physical_distances(shapes.real, shapes.synthetic, shapes.draws),
+        brightness=brightness(synthetic.light(judge)),
+        brightness_floor=brightness(evidence.trained_on),
         copies={
             name: compare.near_copies(*pair, config.copy_quantile)
             for name, pair in evidence.neighbours.nearest.items()

@@ -30,8 +30,8 @@ from galray.diffusion.fidelity import (
     matched_draws,
 )
 from galray.evaluation.morphometry import MORPHOMETRY
-from galray.evaluation.sample import Judge, Sample
-from galray.evaluation.workers import Examine, MeasureShapes, SearchNearest
+from galray.evaluation.sample import Judge, Light, Sample
+from galray.evaluation.workers import Examine, MeasureLight, MeasureShapes, SearchNearest
 
 _COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source", "image")
 _SHAPES_PER_TASK = 16  # each takes a quarter of a second
@@ -162,11 +162,12 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that an evaluation rests on."""
+    """All that an evaluation rests on; of the training galaxies `trained_on` is how bright they are."""
 
     judge: Judge
     real: Sample
     synthetic: Sample
+    trained_on: Light
     draws: list[Draw]
     shapes: Shapes
     neighbours: Neighbours
@@ -194,7 +195,8 @@ def gather(config: EvaluateConfig, lineage: Lineage) -> Evidence:
     shapes = _measured(config, judge, real, synthetic)
     say("evaluate: now their nearest training galaxies")
     neighbours = _searched(config, judge, lineage, real, synthetic)
-    return Evidence(judge, real, synthetic, _draws(config, *strata), shapes, neighbours)
+    trained_on = _light(config, judge, lineage)
+    return Evidence(judge, real, synthetic, trained_on, _draws(config, *strata), shapes, neighbours)
 
 
 def _sample(config: EvaluateConfig, judge: Judge, uri: str, split: str | None, kind: str) -> Sample:
@@ -224,6 +226,18 @@ def _examined(
         num_cpus=config.scaling.cpus_per_worker,
         num_gpus=1 if config.scaling.use_gpu else 0,
     )
+
+
+def _light(config: EvaluateConfig, judge: Judge, lineage: Lineage) -> Light:
+    """Measure how bright the training galaxies are."""
+    batches = [
+        batch
+        for uri, split in lineage.trained_on
+        for batch in read_galaxies(config.location(uri), split, _COLUMNS)
+        .map_batches(MeasureLight(judge).__call__, batch_size=config.batch_size, batch_format="pyarrow")
+        .iter_batches(batch_size=None, batch_format="numpy")
+    ]
+    return Light(*(np.concatenate([batch[name] for batch in batches]) for name in Light._fields))
 
 
 def _draws(config: EvaluateConfig, real: np.ndarray, synthetic: np.ndarray) -> list[Draw]:

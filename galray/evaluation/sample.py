@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,19 @@ class Judge:
         if self.target is None:
             return names
         return tuple(name for c in names for name in (c, f"{c}, {self.target.name}"))
+
+    def stratum(self, morphology: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Return int64 [n], the index into `strata` of each galaxy; -1 where its class is unknown."""
+        if self.target is None:
+            return morphology
+        return np.where(morphology == UNKNOWN, UNKNOWN, 2 * morphology + (truth == 1))
+
+
+class Light(NamedTuple):
+    """How bright galaxies are: `stratum` int64 (n,), see `Judge.strata`, and `brightness` float64 (n,)."""
+
+    stratum: np.ndarray
+    brightness: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,8 @@ class Sample:
         return Sample(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def stratum(self, judge: Judge) -> np.ndarray:
-        """Return int64 [n], the index into `Judge.strata` of each galaxy; -1 where its class is unknown."""
-        if judge.target is None:
-            return self.morphology
-        return np.where(self.morphology == UNKNOWN, UNKNOWN, 2 * self.morphology + (self.truth == 1))
+        """Return int64 [n], the index into `Judge.strata` of each galaxy."""
+        return judge.stratum(self.morphology, self.truth)
+
+    def light(self, judge: Judge) -> Light:
+        return Light(self.stratum(judge), self.brightness)

@@ -48,7 +48,8 @@ statmorph in a random subset, {per_shape_draw:,} galaxies on either side of a dr
 _BRIGHTNESS = """
 Relative difference, synthetic less real, of the mean pixel value of galaxies of one kind: of its mean and
 of its 5th and 95th percentile over galaxies, with 95% bootstrap intervals. The goals are {mean:.0%},
-{percentile_5:.0%} and {percentile_95:.0%}.
+{percentile_5:.0%} and {percentile_95:.0%}. The floor is the same difference of the means for the training
+galaxies, which a perfect painter would reach.
 """
 _COPIES = """
 The nearest of {training:,} training galaxies to each synthetic one, and to each of as many {split}
@@ -149,16 +150,24 @@ def _physical_section(findings: Findings, pictures: Mapping[str, Picture], over_
 
 
 def _brightness_section(findings: Findings, pictures: Mapping[str, Picture]) -> Section:
+    floors = {row.name: _percent(row.mean, sign=True) for row in findings.brightness_floor}
     rows = [
         (
             _spaced(row.name),
-            f"{row.synthetic:,}",
+            f"{row.count:,}",
             f"{row.real:,}",
             *(_percent(getattr(row, key), sign=True) for key in BRIGHTNESS_GOALS),
+            floors.get(row.name, _NOTHING),
         )
         for row in findings.brightness
     ]
-    columns = ("", "synthetic", "real", *BRIGHTNESS_NAMES.values())
+    columns = (
+        "",
+        "synthetic",
+        "real",
+        *BRIGHTNESS_NAMES.values(),
+        f"floor of the {BRIGHTNESS_NAMES['mean']}",
+    )
     text = _text(_BRIGHTNESS, **BRIGHTNESS_GOALS)
     return Section("Brightness by kind", text, columns, rows, _of(pictures, "brightness"))
 

@@ -41,6 +41,7 @@ from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import ingest
 from galray.data.mock import MockConfig
 from galray.data.survey import SurveyConfig, make_survey
+from galray.diffusion.objective import FlowMatching
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import train
@@ -66,28 +67,16 @@ RECIPES = {
 SHOWN = 12
 
 
+WITHOUT = MockConfig(dust_lane_fraction_early=0.0, edge_on=0.28, great_bulge_fraction_edge_on=0.6)
+
+
 def main(folder: str, steps: int = 12_000, guidance_scale: float = 4.0) -> None:
     disks_only, everything = Path(folder, "disks-only"), Path(folder, "everything")
-    without = MockConfig(dust_lane_fraction_early=0.0, edge_on=0.28, great_bulge_fraction_edge_on=0.6)
     with connect():
-        make_galaxies(disks_only, DISKS_ONLY, without)
-        make_galaxies(everything, EVERYTHING, MockConfig(dust_lane_fraction_early=0.25, seed=SEED))
-        train(
-            replace(
-                DENOISERS["gz5"].config,
-                root=str(disks_only),
-                steps=steps,
-                batch_size=16,
-                learning_rate=1.5e-3,
-                warmup_steps=40,
-                p_question=0.5,  # the lane must be learnt without the disk beside it
-                emphasis=("dust_lane:8",),
-                sample_every=0,
-                resume=True,
-            )
-        )
-        classify(replace(CLASSIFIERS["laptop"].config, root=str(everything), seed=SEED, resume=True))
-        painted = {name: paint(disks_only, name, guidance_scale) for name in RECIPES}
+        extrapolate(folder, steps)
+        painted = {
+            name: paint(disks_only, name, recipe, guidance_scale, PAINTED) for name, recipe in RECIPES.items()
+        }
     classifier = open_location(str(everything / "classifier"))
     figures = {
         "hardware": hardware(),
@@ -102,20 +91,44 @@ def main(folder: str, steps: int = 12_000, guidance_scale: float = 4.0) -> None:
     print(json.dumps(figures))
 
 
+def extrapolate(folder: str, steps: int) -> None:
+    """Train the denoiser that has seen lanes in disks alone, and the classifier that knows better."""
+    disks_only, everything = Path(folder, "disks-only"), Path(folder, "everything")
+    make_galaxies(disks_only, DISKS_ONLY, WITHOUT)
+    make_galaxies(everything, EVERYTHING, MockConfig(dust_lane_fraction_early=0.25, seed=SEED))
+    train(
+        replace(
+            DENOISERS["gz5"].config,
+            root=str(disks_only),
+            objective=FlowMatching(logit_mean=1.0, logit_std=1.2),
+            steps=steps,
+            batch_size=16,
+            learning_rate=1.5e-3,
+            warmup_steps=40,
+            p_question=0.5,  # the lane must be learnt without the disk beside it
+            emphasis=("dust_lane:8",),
+            sample_every=0,
+            resume=True,
+        )
+    )
+    classify(replace(CLASSIFIERS["laptop"].config, root=str(everything), seed=SEED, resume=True))
+
+
 def make_galaxies(root: Path, labelled: int, mock: MockConfig) -> None:
     make_survey(SurveyConfig(root=str(root), labelled=labelled, tiles=0, mock=mock, resume=True))
     ingest(replace(INGESTS["mock"].config, root=str(root), resume=True))
 
 
-def paint(root: Path, name: str, guidance_scale: float) -> Location:
-    recipe, output = root / f"{name}.yaml", root / f"{name}-{guidance_scale:g}"
-    recipe.write_text(RECIPES[name])
+def paint(root: Path, name: str, recipe: str, guidance_scale: float, count: int) -> Location:
+    """Paint what a recipe asks for; returns where the galaxies stand."""
+    file, output = root / f"{name}.yaml", root / f"{name}-{guidance_scale:g}"
+    file.write_text(recipe)
     synthesize(
         SynthesizeConfig(
             root=str(root),
             output=str(output),
-            recipe=str(recipe),
-            count=PAINTED,
+            recipe=str(file),
+            count=count,
             guidance_scale=guidance_scale,
             seed=SEED,
             resume=True,

@@ -99,12 +99,12 @@ def test_brightness_is_compared_kind_by_kind(judge: Judge, make_sample: MakeSamp
     real = make_sample(classes)
     factor = np.where(classes == 1, 1.1, 1.0)
     synthetic = make_sample(classes, brightness=real.brightness * factor)
-    same, brighter = brightness(real, synthetic, judge, seed=0)
+    same, brighter = brightness(judge.strata, real.light(judge), synthetic.light(judge), seed=0)
     for key in ("mean", "percentile_5", "percentile_95"):
         assert getattr(same, key).value == pytest.approx(0)
         assert getattr(brighter, key).value == pytest.approx(0.1)
         assert getattr(brighter, key).low < 0.1 < getattr(brighter, key).high
-    assert (brighter.synthetic, brighter.real) == (300, 300)
+    assert (brighter.count, brighter.real) == (300, 300)
 
 
 def test_bootstrap_interval_covers_the_truth() -> None:
@@ -140,7 +140,8 @@ def test_findings_become_plain_json(judge: Judge, make_sample: MakeSample) -> No
         consistency=consistency(sample, sample, judge, seed=0),
         features={},
         physical={},
-        brightness=brightness(sample, sample, judge, seed=0),
+        brightness=brightness(judge.strata, sample.light(judge), sample.light(judge), seed=0),
+        brightness_floor=[],
         copies={"pixels": near_copies(nearest(np.ones(3)), nearest(np.ones(3)), 0.1)},
     )
     read = json.loads(json.dumps(findings.as_dict()))

@@ -38,7 +38,8 @@ def test_comparison_figures(judge: Judge, make_sample: MakeSample, unmeasured: b
     figure = figures.quantities([({"size": size}, {"size": synthetic.flux}, draw)])
     drawn(figure)
     assert figure.axes[0].get_xlabel() == "half-light radius [px]"
-    drawn(figures.brightness_by_kind(brightness(real, synthetic, judge, 0), BRIGHTNESS_GOALS))
+    rows = brightness(judge.strata, real.light(judge), synthetic.light(judge), seed=0)
+    drawn(figures.brightness_by_kind(rows, BRIGHTNESS_GOALS))
     reports = [classification(s.morphology, s.predicted, judge.config.class_names) for s in (real, synthetic)]
     drawn(figures.confusion(reports[0], reports[1]))
 

@@ -30,6 +30,7 @@ def findings(ratio: float = 0.95, difference: float = 0.01, copied: int = 1) -> 
         features={"frechet_distance": Comparison(estimate, NOTHING)},
         physical={"g_r": Comparison(small, small)},
         brightness=[Brightness("edge_on", 50, 100, small, dark, dark)],
+        brightness_floor=[Brightness("edge_on", 900, 100, dark, small, small)],
         copies={"pixels": NearCopies(0.01, 0.03, Rate(copied, 100), Rate(1, 100))},
     )
 
@@ -69,7 +70,7 @@ def test_the_verdict_is_on_the_kind_that_misses_for_sure() -> None:
 
 
 def test_what_could_not_be_measured_is_neither_reached_nor_missed() -> None:
-    empty = Findings(COUNTS, [Agreement("all", Rate(0, 0), Rate(0, 0), NOTHING)], {}, {}, [], {})
+    empty = Findings(COUNTS, [Agreement("all", Rate(0, 0), Rate(0, 0), NOTHING)], {}, {}, [], [], {})
     assert {verdict.word for verdict in verdicts(empty)} == {"not measured"}
 
 
@@ -116,6 +117,13 @@ def test_markdown_shows_figures_beside_it_and_the_same_numbers(report: Report) -
         assert f"## {section.title}" in text
     assert all(row.endswith("|") for row in rows)
     assert not re.search(r"\n{3,}", text)
+
+
+def test_brightness_stands_beside_that_of_the_training_galaxies(report: Report) -> None:
+    section: Section = next(s for s in report.sections if s.title == "Brightness by kind")
+    assert section.columns[-1] == "floor of the mean"
+    assert section.rows[0][3] == "+1.0% [-1.0, +3.0]"
+    assert section.rows[0][-1] == "-1.0% [-3.0, +1.0]"
 
 
 def test_a_figure_without_a_number_is_a_dash(report: Report) -> None:

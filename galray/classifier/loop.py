@@ -171,7 +171,8 @@ def _judge_and_report(
     splits = JUDGED_SPLITS if last else ("validation",)
     published = state.published(examples.balance)
     bfloat16 = in_bfloat16(config.precision, get_device())
-    predictions = predict_splits(published, bfloat16, {s: examples.judged[s] for s in splits})
+    judged = {split: examples.judged[split] for split in splits}
+    predictions = predict_splits(published, bfloat16, judged, turns=last)
     report |= validation_metrics(predictions, published.config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -181,16 +182,21 @@ def _judge_and_report(
         ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
 
 
-def predict_splits(model: Classifier, bfloat16: bool, judged: Mapping[str, CachedGalaxies]) -> pa.Table:
-    """Score the real galaxies that judge: one row each, with what is true of them."""
+def predict_splits(
+    model: Classifier, bfloat16: bool, judged: Mapping[str, CachedGalaxies], *, turns: bool = False
+) -> pa.Table:
+    """Score the real galaxies that judge: one row each, with what is true of them.
+
+    With `turns`, ``score_turned`` is the mean score of a galaxy's eight symmetries, as a scan may have it.
+    """
     return pa.concat_tables(
-        _predict_batch(model, bfloat16, split, batch)
+        _predict_batch(model, bfloat16, split, batch, turns)
         for split, galaxies in judged.items()
         for batch in galaxies.in_order(_JUDGED_AT_ONCE)
     )
 
 
-def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch) -> pa.Table:
+def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch, turns: bool) -> pa.Table:
     said = network.predict(model, batch["image"], bfloat16=bfloat16)
     columns = {
         "galaxy_id": batch["galaxy_id"],
@@ -204,6 +210,12 @@ def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch) 
         columns["volunteers"] = _rows(batch["volunteers"])
     if model.config.targets:
         columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
+        if turns:
+            seen = [
+                network.predict(model, images, bfloat16=bfloat16).targets[:, 0]
+                for images in network.symmetries(batch["image"])
+            ]
+            columns["score_turned"] = np.mean(seen, axis=0)
     return pa.table(columns)
 
 

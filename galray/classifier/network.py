@@ -7,7 +7,7 @@ training and scanning cannot differ. A model folder holds safetensors weights an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,6 +211,13 @@ def examine(
     morphology, targets = logits.morphology.softmax(dim=1), logits.targets.sigmoid()
     votes = expected_fractions(logits.votes).cpu().numpy() if logits.votes is not None else None
     return Probabilities(morphology.cpu().numpy(), targets.cpu().numpy(), votes), features.cpu().numpy()
+
+
+def symmetries(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images, shape (n, H, H, 3), as they are, turned, and mirrored: in their eight symmetries."""
+    for seen in (images, images[:, :, ::-1]):
+        for quarter_turns in range(4):
+            yield np.ascontiguousarray(np.rot90(seen, quarter_turns, axes=(1, 2)))
 
 
 def save(model: Classifier, folder: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""The classifiers of a scan, one or several, as one: the mean of their probabilities, and its tuning."""
+"""What gives a scan's scores, as one: classifiers, and the turns that each sees; its tuning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from galray.classifier.decision import Decision
 from galray.classifier.judging import of_split, read_predictions, tune
 from galray.classifier.metrics import shift_prior
 from galray.classifier.network import ClassifierConfig
-from galray.core.errors import ConfigError
+from galray.core.errors import ConfigError, InputError
 from galray.core.manifest import local_folder
 from galray.core.storage import Location
 
@@ -27,13 +27,16 @@ class Ensemble:
         The mean is taken at the prevalence that the first one's probabilities assume.
     settings : tuple of ClassifierConfig
         Theirs.
+    turns : bool
+        The mean is over the eight symmetries of each image too.
     """
 
     classifiers: tuple[Location, ...]
     settings: tuple[ClassifierConfig, ...]
+    turns: bool = False
 
     @classmethod
-    def read(cls, classifiers: tuple[Location, ...]) -> Ensemble:
+    def read(cls, classifiers: tuple[Location, ...], *, turns: bool = False) -> Ensemble:
         """Read the classifiers' settings.
 
         Raises
@@ -41,7 +44,7 @@ class Ensemble:
         InputError
             For what is no published classifier.
         """
-        return cls(classifiers, tuple(map(_settings, classifiers)))
+        return cls(classifiers, tuple(map(_settings, classifiers)), turns)
 
     def __str__(self) -> str:
         return " and ".join(classifier.uri for classifier in self.classifiers)
@@ -63,10 +66,10 @@ class Ensemble:
                 )
 
     def tuned(self, own: Decision) -> Decision:
-        """Return the first one's decision, of several with the threshold and temperature of their mean.
+        """Return the first one's decision, of a mean with the threshold and temperature of the mean.
 
-        A mean of several networks' probabilities is drawn towards the middle: neither the first one's
-        threshold nor its temperature is right for it.
+        A mean of several probabilities is drawn towards the middle: neither the threshold nor the
+        temperature of one alone is right for it.
 
         Parameters
         ----------
@@ -78,7 +81,7 @@ class Ensemble:
         ConfigError, InputError
             See `judged`.
         """
-        if len(self.classifiers) == 1:
+        if len(self.classifiers) == 1 and not self.turns:
             return own
         return tune(*self.judged(own.target, "validation"), own.target, own.train_prevalence)
 
@@ -103,7 +106,7 @@ class Ensemble:
         ConfigError
             Where one was tuned for another target than the first, or judged on other galaxies.
         InputError
-            Where the predictions are missing.
+            Where the predictions are missing, or of turned images.
         """
         judged = [self._judged_by(number, target, split) for number in range(len(self.classifiers))]
         for classifier, rows in zip(self.classifiers[1:], judged[1:], strict=True):
@@ -119,10 +122,15 @@ class Ensemble:
                 f"{classifier.uri} was tuned for {settings.target_names[0]!r}, so nothing tells a threshold "
                 f"of its {target!r}. Name classifiers tuned for one target."
             )
-        rows = read_predictions(classifier, ["galaxy_id", "split", "truth", "score"])
-        rows = of_split(rows, split).sort_by("galaxy_id")
-        score = at_prevalence_of(self.settings[0], settings, target, rows["score"].to_numpy())
-        return rows.set_column(rows.schema.get_field_index("score"), "score", pa.array(score))
+        column = "score_turned" if self.turns else "score"
+        rows = of_split(read_predictions(classifier), split).sort_by("galaxy_id")
+        if column not in rows.column_names:
+            raise InputError(
+                f"{classifier.uri} was published before classifiers were judged by turned images too, so "
+                "nothing tells a threshold of --turns. Train it again, or leave --turns out."
+            )
+        score = at_prevalence_of(self.settings[0], settings, target, rows[column].to_numpy())
+        return rows.select(["galaxy_id", "truth"]).append_column("score", pa.array(score))
 
 
 def at_prevalence_of(

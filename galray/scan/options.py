@@ -42,7 +42,7 @@ class ScanConfig(JobConfig):
     threshold and calibration are tuned on the mean of what they made of their validation galaxies."""
     turns: bool = False
     """Score each cutout in its eight symmetries: the mean, and the standard deviation, at eight times the
-    cost."""
+    cost; threshold and calibration are tuned on means of turned validation galaxies."""
     output: str = "{root}/scan"
     candidates: str = "{root}/candidates"
     target: str = ""

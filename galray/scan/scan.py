@@ -88,7 +88,7 @@ class _Survey:
     def of(cls, config: ScanConfig) -> _Survey:
         classifiers = tuple(map(config.location, (config.classifier, *config.ensemble)))
         manifests = tuple(Manifest.read(classifier, "classifier") for classifier in classifiers)
-        ensemble = Ensemble.read(classifiers)
+        ensemble = Ensemble.read(classifiers, turns=config.turns)
         decision = decide(config.aim, config.target, config.survey_prevalence, ensemble)
         return cls(config, ensemble, manifests, decision)
 
@@ -179,7 +179,7 @@ class _Survey:
             keep_image_score=self.decision.threshold if floor is None else floor,
             random_share=config.random_share,
             engine=config.runs_on(),
-            turns=config.turns,
+            turns=self.ensemble.turns,
         )
 
     def _score_units(self, units: pa.Table, files: str, publication: Publication) -> None:

@@ -81,7 +81,7 @@ class Score:
     def _score(self, images: np.ndarray, ids: np.ndarray) -> dict[str, list[Any]]:
         """Return what is scored of each image, uint8 (n, H, W, 3), by column."""
         scoring = self._scoring
-        turned = list(symmetries(images)) if scoring.turns else [images]
+        turned = list(network.symmetries(images)) if scoring.turns else [images]
         passes = [self._targets_and_early(model, turn) for model in self._models for turn in turned]
         scores, early = (np.stack(values) for values in zip(*passes, strict=True))
         score = scores.mean(axis=0)
@@ -103,13 +103,6 @@ class Score:
         of_target = at_prevalence_of(self._models[0].config, settings, target, of_target)
         early = [i for i, name in enumerate(settings.class_names) if name in EARLY_TYPES]
         return of_target, said.morphology[:, early].sum(axis=1)
-
-
-def symmetries(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield images, shape (n, H, H, 3), as they are, turned, and mirrored: in their eight symmetries."""
-    for seen in (images, images[:, :, ::-1]):
-        for quarter_turns in range(4):
-            yield np.ascontiguousarray(np.rot90(seen, quarter_turns, axes=(1, 2)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ray.train import Checkpoint
 
 from galray.classifier import loop, network
 from galray.classifier.examples import Examples
-from galray.classifier.loop import maps_of, mixed_stream, predict_splits, start, train_epoch
+from galray.classifier.loop import _predict_batch, maps_of, mixed_stream, predict_splits, start, train_epoch
 from galray.classifier.losses import balance
 from galray.classifier.network import predict
 from galray.classifier.state import TrainingState
@@ -174,6 +174,20 @@ def test_every_judged_galaxy_is_predicted_once(examples: Examples) -> None:
     assert rows["galaxy_id"].to_pylist() == [*range(GALAXIES), *range(-100, GALAXIES - 100)]
     probability = np.array(rows["morphology_probability"].to_pylist())
     np.testing.assert_array_equal(probability.argmax(axis=1), rows["morphology_predicted"].to_numpy())
+
+
+def test_turned_scores_do_not_mind_how_a_galaxy_lies(examples: Examples) -> None:
+    model = start(CONFIG, examples, CPU).average
+    first = next(iter(examples.judged["test"].in_order(GALAXIES)))
+    scores = [
+        _predict_batch(model, False, "test", {**first, "image": image}, True)
+        for image in (first["image"], np.ascontiguousarray(np.rot90(first["image"], axes=(1, 2))))
+    ]
+    as_they_are, turned = (rows["score_turned"].to_numpy() for rows in scores)
+    np.testing.assert_allclose(as_they_are, turned, atol=1e-5)
+    assert not np.allclose(*(rows["score"].to_numpy() for rows in scores), atol=1e-5)
+    plain = predict_splits(model, False, examples.judged)
+    assert "score_turned" not in plain.column_names
 
 
 def test_votes_are_learnt_and_predicted(examples: Examples, tmp_path: Path) -> None:

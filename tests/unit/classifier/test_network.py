@@ -19,6 +19,7 @@ from galray.classifier.network import (
     predict,
     save,
     shift_priors,
+    symmetries,
 )
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, RING, Target
 from galray.core.errors import ConfigError, InputError
@@ -212,3 +213,8 @@ def test_weights_of_another_size_are_refused(config, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"backbone": "resnet-small"}))
     with pytest.raises(InputError, match="does not hold this model's weights"):
         load(tmp_path)
+
+
+def test_the_symmetries_are_eight_and_undo_one_another():
+    image = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    assert len({turn.tobytes() for turn in symmetries(image)}) == 8

@@ -33,7 +33,7 @@ from galray.scan.ensemble import Ensemble
 from galray.scan.handover import best_scores
 from galray.scan.options import ScanConfig
 from galray.scan.pixels import scanned_schema
-from galray.scan.scoring import Score, ScoreUnit, Scoring, UnitImages, symmetries
+from galray.scan.scoring import Score, ScoreUnit, Scoring, UnitImages
 
 SIZE_PX = 32
 TUNED = Decision("dust_lane_early_type", 0.7, 0.1)
@@ -198,6 +198,19 @@ def test_an_ensemble_is_tuned_on_the_mean_of_its_validation_predictions(classifi
     assert complete.threshold == pytest.approx(np.sort(MEAN_SCORE[truth == 1])[1])
 
 
+def test_turns_are_tuned_on_turned_validation_galaxies(classifier, second, tmp_path):
+    turned = MEAN_SCORE.astype(np.float32)
+    judged = published(tmp_path / "turned", SETTINGS, VALIDATION | {"score_turned": turned})
+    alone, both = Ensemble.read((judged,), turns=True), Ensemble.read((classifier, second))
+    np.testing.assert_array_equal(alone.judged(TUNED.target, "validation")[1], turned)
+    decision, same_mean = (decide(Aim(), "", None, ensemble) for ensemble in (alone, both))
+    assert decision.threshold == pytest.approx(same_mean.threshold)
+    assert decision.temperature == pytest.approx(same_mean.temperature, rel=1e-3)
+    assert decide(Aim(), "", None, Ensemble.read((judged,))) == TUNED
+    with pytest.raises(InputError, match="before classifiers were judged by turned images"):
+        decide(Aim(), "", None, Ensemble.read((classifier,), turns=True))
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
@@ -287,11 +300,6 @@ def test_turns_score_the_eight_symmetries(classifier, images):
     assert (turned["score_sd"].to_numpy() > 1e-6).any()
     again = score(classifier, block_of(seen[3], [None] * 6), turns=True)
     np.testing.assert_allclose(again["score"].to_numpy(), turned["score"].to_numpy(), atol=1e-6)
-
-
-def test_the_symmetries_are_eight_and_undo_one_another():
-    image = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
-    assert len({turn.tobytes() for turn in symmetries(image)}) == 8
 
 
 def test_an_ensemble_averages_at_the_first_ones_prevalence(classifier, second, images):

@@ -44,15 +44,7 @@ class Loss(NamedTuple):
 
 
 class Objective(ABC):
-    """A path from galaxies to noise, and what the denoiser predicts on it.
-
-    Attributes
-    ----------
-    mean_weight : float
-        How much the squared mean of a galaxy's errors, channel by channel, adds to their mean square.
-    """
-
-    mean_weight: float = 0.0
+    """A path from galaxies to noise, and what the denoiser predicts on it."""
 
     def draw(
         self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu"
@@ -104,9 +96,8 @@ class Objective(ABC):
         t, noise = draws
         prediction = denoise(self.add_noise(latents, noise, t), t, *condition)
         # In float32 whatever the network computes in: bfloat16 squares lose the third digit.
-        error = (prediction.float() - self.target(latents, noise, t).float()).flatten(2)
-        per_channel = error.square().mean(dim=2) + self.mean_weight * error.mean(dim=2).square()
-        return Loss(self.weight(t) * per_channel.mean(dim=1), t)
+        error = prediction.float() - self.target(latents, noise, t).float()
+        return Loss(self.weight(t) * error.square().flatten(1).mean(dim=1), t)
 
     @abstractmethod
     def times(self, quantiles: Tensor) -> Tensor:
@@ -140,11 +131,9 @@ class FlowMatching(Objective):
     .. math::
 
         x_t = (1 - t)\\, x_0 + t\\, \\epsilon, \\qquad v = \\frac{d x_t}{d t} = \\epsilon - x_0, \\qquad
-        L = \\lVert \\hat v - v \\rVert^2 + w\\, \\lVert \\overline{\\hat v - v} \\rVert^2
+        L = \\lVert \\hat v(x_t, t) - v \\rVert^2
 
-    where the bar is the mean over a channel's places. Both terms are least at the mean of what can be: w
-    changes what is learnt first and not what is right. Times are logit-normal (Esser et al. 2024, eq. 19):
-    :math:`t = \\sigma(m + s z)`, :math:`z \\sim N(0, 1)`.
+    Times are logit-normal (Esser et al. 2024, eq. 19): :math:`t = \\sigma(m + s z)`, :math:`z \\sim N(0, 1)`.
 
     Attributes
     ----------
@@ -157,24 +146,17 @@ class FlowMatching(Objective):
         equally spaced t (Esser et al. 2024, eq. 23). A galaxy's brightness is a mean over many pixels, and
         settled while each of them is still mostly noise: with equal steps, 1, painted galaxies were 19% too
         faint in the mean, and at 6 and above 4%.
-    mean_weight : float
-        w. A galaxy's brightness is one of hundreds of numbers in the error, and so learnt last: without this,
-        classes fainter than others were painted too bright. One coarse scale more, after Hoogeboom et al.
-        (2023, arXiv:2301.11093, section 3.3).
     """
 
     logit_mean: float = 0.0
     logit_std: float = 1.0
     sampling_shift: float = 6.0
-    mean_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.logit_std > 0:
             raise ConfigError(f"logit_std={self.logit_std} must be above 0: it is a standard deviation.")
         if not self.sampling_shift > 0:
             raise ConfigError(f"sampling_shift={self.sampling_shift} must be above 0; 1 leaves steps equal.")
-        if not 0 <= self.mean_weight < float("inf"):
-            raise ConfigError(f"mean_weight={self.mean_weight} must be 0 or more; 0 leaves the term out.")
 
     def times(self, quantiles: Tensor) -> Tensor:
         z = torch.special.ndtri(quantiles.clamp(1e-7, 1 - 1e-7))

@@ -314,9 +314,9 @@ PRESETS = {
         "the clean sample's five classes at 64 px: an hour on two cores that compute in bfloat16",
         replace(
             _LAPTOP,
-            objective=FlowMatching(logit_mean=1.0, logit_std=1.2, mean_weight=16.0),
+            objective=FlowMatching(logit_mean=1.0, logit_std=1.2),
             scaling=Scaling(workers=2),  # of a thread each: threads of one wait for each other at every layer
-            steps=6_000,
+            steps=12_000,
             batch_size=32,
             learning_rate=1e-3,
             warmup_steps=100,

@@ -41,7 +41,6 @@ from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import ingest
 from galray.data.mock import MockConfig
 from galray.data.survey import SurveyConfig, make_survey
-from galray.diffusion.objective import FlowMatching
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import train
@@ -100,7 +99,6 @@ def extrapolate(folder: str, steps: int) -> None:
         replace(
             DENOISERS["gz5"].config,
             root=str(disks_only),
-            objective=FlowMatching(logit_mean=1.0, logit_std=1.2),
             steps=steps,
             batch_size=16,
             learning_rate=1.5e-3,

@@ -96,22 +96,6 @@ def test_loss_does_not_depend_on_the_number_of_workers(objective: Objective, lat
     assert torch.equal(torch.cat([loss.per_galaxy for loss in shared]), alone.per_galaxy)
 
 
-def test_mean_weight_counts_the_mean_of_the_errors_and_no_detail(latents: torch.Tensor) -> None:
-    draws = FlowMatching().draw((6, 12, 4, 4), seeded(0))
-    detail = torch.randn(6, 12, 4, 4)
-    detail -= detail.mean(dim=(2, 3), keepdim=True)
-
-    def loss(weight: float, error: torch.Tensor) -> torch.Tensor:
-        flow = FlowMatching(mean_weight=weight)
-        wrong = flow.target(latents, draws.noise, draws.t) + error
-        return flow.loss(lambda *_: wrong, latents, draws).per_galaxy
-
-    torch.testing.assert_close(loss(16.0, detail), loss(0.0, detail))
-    brighter = torch.full_like(detail, 0.5)
-    torch.testing.assert_close(loss(0.0, brighter), torch.full((6,), 0.25))
-    torch.testing.assert_close(loss(16.0, brighter), torch.full((6,), 17 * 0.25))
-
-
 def test_draws_are_settled_by_the_generator(objective: Objective) -> None:
     first, again, other = (objective.draw((6, 2, 4, 4), seeded(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
@@ -199,7 +183,6 @@ def test_the_scheduler_says_what_is_predicted_and_on_which_schedule() -> None:
     [
         (lambda: FlowMatching(logit_std=0), "logit_std=0"),
         (lambda: FlowMatching(sampling_shift=0), "sampling_shift=0"),
-        (lambda: FlowMatching(mean_weight=-1), "mean_weight=-1"),
         (lambda: Diffusion("epsilon"), "Choose v_prediction, or turn zero_terminal_snr off"),
         (lambda: Diffusion("velocity"), "must be 'v_prediction' or 'epsilon'"),  # type: ignore[arg-type]
         (lambda: Diffusion(min_snr_gamma=-1), "min_snr_gamma=-1"),

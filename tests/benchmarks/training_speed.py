@@ -24,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from hardware import hardware
 from mlflow import MlflowClient
 from noise_galaxies import noise_images, publish_noise
@@ -96,6 +97,9 @@ def bare_rate(config: TrainConfig) -> float:
     votes = torch.rand(GALAXIES, N_ANSWERS)
     codec = PixelCodec.fit([images], size_px=config.denoiser.size_px, fold=config.denoiser.fold)
     denoiser = build_denoiser(config.denoiser, codec, config.objective)
+    bfloat16 = in_bfloat16(config.precision, "cpu")
+    if bfloat16:
+        denoiser.unet.set_attn_processor(AttnProcessor())  # as the job does
     average = [parameter.clone() for parameter in copy.deepcopy(denoiser).parameters()]
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, fused=True)
     update, generator, started_s = get_ema_multi_avg_fn(config.ema_decay), torch.Generator(), 0.0
@@ -105,7 +109,7 @@ def bare_rate(config: TrainConfig) -> float:
         rows = torch.randint(GALAXIES, (config.batch_size,))
         latents = codec.encode(images[rows])
         draws = config.objective.draw(tuple(latents.shape), generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16(config.precision, "cpu")):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = config.objective.loss(denoiser, latents, draws, votes[rows]).per_galaxy.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

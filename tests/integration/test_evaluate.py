@@ -126,7 +126,8 @@ def test_report(root: Path) -> None:
     distance = found["features"]["frechet_distance"]
     assert distance["found"]["low"] < 3 * distance["floor"]["high"]
     floor = found["brightness_floor"]
-    assert sum(kind["count"] for kind in floor.values()) == found["counts"]["training"]
+    of_known_class, training = sum(kind["count"] for kind in floor.values()), found["counts"]["training"]
+    assert 0.9 * training < of_known_class <= training
     assert all(abs(kind["mean"]["value"]) < 0.5 for kind in floor.values())
     copies = found["copies"]["pixels"]
     assert copies["synthetic"]["count"] > 4 * max(copies["held_out"]["count"], 1)

@@ -88,6 +88,7 @@ def published_classifier(folder: Path, config: ClassifierConfig, seed: int) -> s
         "split": ["validation", "test"] * 100,
         "truth": np.random.default_rng(0).integers(0, 2, 200),
         "score": np.random.default_rng(1 + seed).uniform(0, 1, 200).astype(np.float32),
+        "score_turned": np.random.default_rng(9 + seed).uniform(0, 1, 200).astype(np.float32),
     }
     with publish(location, "classifier") as publication:
         publication.add_folder(folder / "model")
@@ -342,7 +343,7 @@ def test_only_the_best_become_candidates_and_an_ensemble_tells_its_spread(survey
     counts = {"candidates": 5, "above_threshold": len(scores), "random_arm": 0, "sources": len(scores)}
     assert manifest.counts == counts
     assert (table["score_sd"].to_numpy() > 0).all()
-    both = Ensemble.read((open_location(classifier), open_location(second)))
+    both = Ensemble.read((open_location(classifier), open_location(second)), turns=True)
     tuned = both.tuned(Decision.read(both.classifiers[0]))
     assert manifest.lineage["temperature"] == tuned.temperature != 1
     assert set(Manifest.read(open_location(str(tmp_path / "scan"))).parents) == {classifier, second}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,9 @@ _RESAMPLES = 200
 _VOLUNTEERS = 5  # of fewer, fractions say little
 
 
-def read_predictions(classifier: Location, columns: Sequence[str] | None = None) -> pa.Table:
+def read_predictions(classifier: Location) -> pa.Table:
     """Read what a published classifier made of the galaxies that judge it."""
-    data = (classifier / PREDICTIONS_FILE).read_bytes()
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    return pq.read_table(pa.BufferReader((classifier / PREDICTIONS_FILE).read_bytes()))
 
 
 def of_split(predictions: pa.Table, split: str) -> pa.Table:

@@ -211,11 +211,9 @@ def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch, 
     if model.config.targets:
         columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
         if turns:
-            seen = [
-                network.predict(model, images, bfloat16=bfloat16).targets[:, 0]
-                for images in network.symmetries(batch["image"])
-            ]
-            columns["score_turned"] = np.mean(seen, axis=0)
+            _, *others = network.symmetries(batch["image"])
+            seen = [said, *(network.predict(model, images, bfloat16=bfloat16) for images in others)]
+            columns["score_turned"] = np.mean([each.targets[:, 0] for each in seen], axis=0)
     return pa.table(columns)
 
 

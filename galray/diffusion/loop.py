@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
@@ -51,8 +50,7 @@ def train_loop(
     device = get_device()
     denoiser = config.untrained(statistics).to(device)
     if device.type == "cpu" and in_bfloat16(config.precision, device) and not config.stable_diffusion:
-        # Of so few places, torch's fused attention takes a quarter of a step on the way back.
-        denoiser.unet.set_attn_processor(AttnProcessor())
+        denoiser.attend_plainly()
     state = TrainingState.new(config, denoiser)
     if config.compile:
         denoiser.unet.compile()

@@ -31,7 +31,7 @@ from galray.diffusion.fidelity import (
 )
 from galray.evaluation.morphometry import MORPHOMETRY
 from galray.evaluation.sample import Judge, Light, Sample
-from galray.evaluation.workers import Examine, MeasureLight, MeasureShapes, SearchNearest
+from galray.evaluation.workers import Examine, MeasureShapes, SearchNearest
 
 _COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source", "image")
 _SHAPES_PER_TASK = 16  # each takes a quarter of a second
@@ -194,8 +194,9 @@ def gather(config: EvaluateConfig, lineage: Lineage) -> Evidence:
     say(f"evaluate: {len(real)} {config.split} and {len(synthetic)} synthetic galaxies; now their shapes")
     shapes = _measured(config, judge, real, synthetic)
     say("evaluate: now their nearest training galaxies")
-    neighbours = _searched(config, judge, lineage, real, synthetic)
-    trained_on = _light(config, judge, lineage)
+    training = _training(config, judge, lineage)
+    neighbours = _searched(config, judge, training, real, synthetic)
+    trained_on = _light(judge, training)
     return Evidence(judge, real, synthetic, trained_on, _draws(config, *strata), shapes, neighbours)
 
 
@@ -228,16 +229,20 @@ def _examined(
     )
 
 
-def _light(config: EvaluateConfig, judge: Judge, lineage: Lineage) -> Light:
-    """Measure how bright the training galaxies are."""
-    batches = [
-        batch
-        for uri, split in lineage.trained_on
-        for batch in read_galaxies(config.location(uri), split, _COLUMNS)
-        .map_batches(MeasureLight(judge).__call__, batch_size=config.batch_size, batch_format="pyarrow")
-        .iter_batches(batch_size=None, batch_format="numpy")
-    ]
-    return Light(*(np.concatenate([batch[name] for batch in batches]) for name in Light._fields))
+def _training(config: EvaluateConfig, judge: Judge, lineage: Lineage) -> Dataset:
+    """Examine the training galaxies once: what is kept of each lies in Ray's object store, or on disk."""
+    first, *others = (
+        _examined(config, judge, config.location(uri), split, "galaxies") for uri, split in lineage.trained_on
+    )
+    return first.union(*others).materialize()
+
+
+def _light(judge: Judge, training: Dataset) -> Light:
+    """Read how bright the training galaxies are."""
+    columns = ["morphology", "truth", "brightness"]
+    batches = list(training.select_columns(columns).iter_batches(batch_size=None, batch_format="numpy"))
+    morphology, truth, brightness = (np.concatenate([batch[name] for batch in batches]) for name in columns)
+    return Light(judge.stratum(morphology, truth), brightness)
 
 
 def _draws(config: EvaluateConfig, real: np.ndarray, synthetic: np.ndarray) -> list[Draw]:
@@ -292,7 +297,7 @@ def images_of(location: Location, kind: str, galaxy_id: Sequence[int] | np.ndarr
 
 
 def _searched(
-    config: EvaluateConfig, judge: Judge, lineage: Lineage, real: Sample, synthetic: Sample
+    config: EvaluateConfig, judge: Judge, training: Dataset, real: Sample, synthetic: Sample
 ) -> Neighbours:
     """Search the training galaxies, which stream by, for the nearest to a matched random subset."""
     held_out, painted = _matched(config, judge, real, synthetic, config.copies)
@@ -303,15 +308,12 @@ def _searched(
         }
     )
     count = len(painted) + len(held_out)
-    found: list[Any] = []
-    for uri, split in lineage.trained_on:
-        training = _examined(config, judge, config.location(uri), split, "galaxies")
-        searched = training.map_batches(
-            SearchNearest(queries).__call__,
-            batch_size=max(_MOST_PAIRS // count, 16),
-            batch_format="numpy",
-        )
-        found += searched.iter_batches(batch_size=None, batch_format="numpy")
+    searched = training.map_batches(
+        SearchNearest(queries).__call__,
+        batch_size=max(_MOST_PAIRS // count, 16),
+        batch_format="numpy",
+    )
+    found: list[Any] = list(searched.iter_batches(batch_size=None, batch_format="numpy"))
     nearest = {name: _nearest_of_all(found, name, count) for name in ("features", "pixels")}
     split_at = len(painted)
     return Neighbours(

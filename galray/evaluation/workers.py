@@ -18,7 +18,7 @@ from galray.data.batches import decode_images
 from galray.data.images import resize
 from galray.diffusion.fidelity import nearest_features, nearest_pixels
 from galray.evaluation.morphometry import MORPHOMETRY, morphometry, photometry
-from galray.evaluation.sample import THUMBNAIL_PX, Judge, Light
+from galray.evaluation.sample import THUMBNAIL_PX, Judge
 
 
 class Examine:
@@ -56,23 +56,6 @@ class Examine:
         column = self._judge.config.target_names.index(target.name)
         accepted = scores[:, column] >= np.float32(decision.threshold)
         return {"truth": truth(galaxies, target), "accepted": accepted}
-
-
-class MeasureLight:
-    """Measure how bright galaxies are.
-
-    Called by Ray Data with Arrow tables of galaxies; returns the columns of `Light`.
-    """
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-
-    def __call__(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        config, target = self._judge.config, self._judge.target
-        is_target = truth(galaxies, target) if target else np.full(len(galaxies), UNKNOWN)
-        stratum = self._judge.stratum(morphology(galaxies, config.classes), is_target)
-        brightness = photometry(decode_images(galaxies, config.size_px))["brightness"]
-        return Light(stratum, brightness)._asdict()
 
 
 class MeasureShapes:

@@ -24,7 +24,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from hardware import hardware
 from mlflow import MlflowClient
 from noise_galaxies import noise_images, publish_noise
@@ -99,7 +98,7 @@ def bare_rate(config: TrainConfig) -> float:
     denoiser = build_denoiser(config.denoiser, codec, config.objective)
     bfloat16 = in_bfloat16(config.precision, "cpu")
     if bfloat16:
-        denoiser.unet.set_attn_processor(AttnProcessor())  # as the job does
+        denoiser.attend_plainly()  # as the job does
     average = [parameter.clone() for parameter in copy.deepcopy(denoiser).parameters()]
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, fused=True)
     update, generator, started_s = get_ema_multi_avg_fn(config.ema_decay), torch.Generator(), 0.0

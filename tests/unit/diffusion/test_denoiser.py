@@ -38,6 +38,15 @@ def test_prediction_under_bfloat16_autocast(tiny: Denoiser, votes: torch.Tensor)
     torch.testing.assert_close(velocity.float(), predict(tiny, votes), atol=0.05, rtol=0.05)
 
 
+def test_attending_plainly_predicts_the_same_and_sees_no_masked_token(
+    tiny: Denoiser, votes: torch.Tensor
+) -> None:
+    fused = predict(tiny, votes)
+    tiny.attend_plainly()
+    assert not any("2_0" in type(p).__name__ for p in tiny.unet.attn_processors.values())
+    torch.testing.assert_close(predict(tiny, votes), fused, atol=1e-5, rtol=1e-4)
+
+
 def test_a_masked_token_cannot_be_seen(tiny: Denoiser, votes: torch.Tensor) -> None:
     before = predict(tiny, votes)
     index = ANSWER_INDEX["bar"]

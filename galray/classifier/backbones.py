@@ -40,6 +40,7 @@ def _vit(width: int, layers: int, heads: int) -> ViTConfig:
 BACKBONES: Mapping[str, PreTrainedConfig] = {
     "resnet-tiny": _resnet(8, [8, 16, 32, 64], 1),
     "resnet-small": _resnet(32, [32, 64, 128, 256], 1),
+    "resnet-18-half": _resnet(32, [32, 64, 128, 256], 2),
     "resnet-18": _resnet(64, [64, 128, 256, 512], 2),
     "convnextv2-femto": _convnext([48, 96, 192, 384], [2, 2, 6, 2]),
     "convnextv2-tiny": _convnext([96, 192, 384, 768], [3, 3, 9, 3]),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREDICTIONS_FILE = "predictions.parquet"
+_TURNED = "morphology_turned"
 PURITIES = (0.6, 0.9)
 COMPLETENESSES = (0.6, 0.9)
 _RESAMPLES = 200
@@ -172,7 +173,7 @@ def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision | N
     ----------
     predictions : pyarrow.Table
         ``split``, ``morphology``, ``morphology_predicted``, ``morphology_probability`` and, of a rare target,
-        ``truth``, ``score``.
+        ``truth``, ``score``; ``morphology_turned`` where images were seen in their eight symmetries.
     config : ClassifierConfig
 
     Returns
@@ -204,6 +205,11 @@ def _judge_split(
         "calibration": calibration.judged(rows, config),
         **({"votes": _vote_errors(rows)} if config.votes else {}),
     }
+    if _TURNED in rows.column_names:
+        turned = metrics.classification(
+            rows["morphology"].to_numpy(), _matrix(rows, _TURNED), classes.classes
+        )
+        judged |= {_TURNED: turned.as_dict(), "text": f"{classes}; in eight symmetries {turned}"}
     if decision is None:
         return judged
     truth, score = _truth_and_score(rows)

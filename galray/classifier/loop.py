@@ -187,7 +187,8 @@ def predict_splits(
 ) -> pa.Table:
     """Score the real galaxies that judge: one row each, with what is true of them.
 
-    With `turns`, ``score_turned`` is the mean score of a galaxy's eight symmetries, as a scan may have it.
+    With `turns`, ``morphology_turned`` and ``score_turned`` are the mean probabilities of a galaxy's eight
+    symmetries, as a scan may have them.
     """
     return pa.concat_tables(
         _predict_batch(model, bfloat16, split, batch, turns)
@@ -210,9 +211,11 @@ def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch, 
         columns["volunteers"] = _rows(batch["volunteers"])
     if model.config.targets:
         columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
-        if turns:
-            _, *others = network.symmetries(batch["image"])
-            seen = [said, *(network.predict(model, images, bfloat16=bfloat16) for images in others)]
+    if turns:
+        _, *others = network.symmetries(batch["image"])
+        seen = [said, *(network.predict(model, images, bfloat16=bfloat16) for images in others)]
+        columns["morphology_turned"] = _rows(np.mean([each.morphology for each in seen], axis=0))
+        if model.config.targets:
             columns["score_turned"] = np.mean([each.targets[:, 0] for each in seen], axis=0)
     return pa.table(columns)
 

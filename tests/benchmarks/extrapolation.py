@@ -31,8 +31,9 @@ from galray.classifier.metrics import Rate
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
-from galray.core.cluster import connect
+from galray.core.cluster import Scaling, connect
 from galray.core.manifest import Manifest, local_folder
+from galray.core.precision import in_bfloat16
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
 from galray.data.batches import decode_images
@@ -64,8 +65,6 @@ RECIPES = {
 """,
 }
 SHOWN = 12
-
-
 WITHOUT = MockConfig(dust_lane_fraction_early=0.0, edge_on=0.28, great_bulge_fraction_edge_on=0.6)
 
 
@@ -101,6 +100,7 @@ def extrapolate(folder: str, steps: int) -> None:
             root=str(disks_only),
             steps=steps,
             batch_size=16,
+            scaling=Scaling(threads_per_worker=1),  # so few galaxies are not worth sharing out
             learning_rate=1.5e-3,
             warmup_steps=40,
             p_question=0.5,  # the lane must be learnt without the disk beside it
@@ -128,6 +128,7 @@ def paint(root: Path, name: str, recipe: str, guidance_scale: float, count: int)
             recipe=str(file),
             count=count,
             guidance_scale=guidance_scale,
+            precision="bfloat16" if in_bfloat16("auto", "cpu") else "float32",
             seed=SEED,
             resume=True,
         )

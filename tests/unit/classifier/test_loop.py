@@ -183,11 +183,12 @@ def test_turned_scores_do_not_mind_how_a_galaxy_lies(examples: Examples) -> None
         _predict_batch(model, False, "test", {**first, "image": image}, True)
         for image in (first["image"], np.ascontiguousarray(np.rot90(first["image"], axes=(1, 2))))
     ]
-    as_they_are, turned = (rows["score_turned"].to_numpy() for rows in scores)
-    np.testing.assert_allclose(as_they_are, turned, atol=1e-5)
+    for name in ("score", "morphology"):
+        as_they_are, turned = (np.array(rows[f"{name}_turned"].to_pylist()) for rows in scores)
+        np.testing.assert_allclose(as_they_are, turned, atol=1e-5)
     assert not np.allclose(*(rows["score"].to_numpy() for rows in scores), atol=1e-5)
     plain = predict_splits(model, False, examples.judged)
-    assert "score_turned" not in plain.column_names
+    assert not {"score_turned", "morphology_turned"} & set(plain.column_names)
 
 
 def test_votes_are_learnt_and_predicted(examples: Examples, tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def test_threshold_comes_from_validation_alone() -> None:
     json.dumps(report)
 
 
+def test_what_eight_symmetries_say_is_judged_beside() -> None:
+    rows = predictions()
+    uncertain = np.full((200, 5), 0.2, np.float32)
+    uncertain[np.arange(200), rows["morphology"].to_numpy()] += np.tile([0.1, -0.1], 100)
+    rows = rows.append_column("morphology_turned", pa.FixedSizeListArray.from_arrays(uncertain.ravel(), 5))
+    _, report = judge(rows, ClassifierConfig(prevalence=(0.1,)))
+    assert report["test"]["morphology"]["accuracy"] == 1
+    assert report["test"]["morphology_turned"]["accuracy"] == 0.5
+    _, plain = judge(rows.drop_columns("morphology_turned"), ClassifierConfig(prevalence=(0.1,)))
+    assert "morphology_turned" not in plain["test"]
+
+
 def test_classes_alone_are_judged_without_a_decision() -> None:
     rows, config = predictions().drop_columns(["truth", "score"]), classes_alone()
     decision, report = judge(rows, config)

@@ -1,4 +1,4 @@
-"""Can a classifier find what nobody has labelled, having learnt it from painted galaxies?
+"""Can a classifier find what nobody has labelled, or few have, having learnt it from painted galaxies?
 
     python tests/benchmarks/unseen_recovery.py FOLDER [steps] [guidance scale]
 
@@ -7,9 +7,13 @@ types with a lane, and, lest what is painted be told from what is real, early ty
 and disks with one. A classifier learns from the disks-only survey and from these. It is compared with the
 best that can be done without painting: a classifier of the same galaxies that learns the volunteers' votes,
 whose score is the product of its answers smooth, odd and dust lane; and with what labels would have given:
-one that learns from another survey where a quarter of the early types have a lane. All score the same
-20,000 galaxies of a third survey: the same sky, but for lanes in one in a hundred early types. Prints one
-JSON object on the last line.
+one that learns from another survey where a quarter of the early types have a lane.
+
+Then a few early types of the disks-only survey are given a lane, of which volunteers see some 10, and some 40
+(`FEW`): what does a classifier of these find, without painted galaxies and with the same ones as before?
+
+All score the same 20,000 galaxies of a third survey, where one in a hundred early types has a lane. Prints
+one JSON object on the last line.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extrapolation import EVERYTHING, SEED, WITHOUT, extrapolate, make_galaxies, paint, read
+import pyarrow.dataset as pads
+from extrapolation import DISKS_ONLY, SEED, WITHOUT, extrapolate, make_galaxies, paint, read
 from hardware import hardware
 
 from galray.classifier import metrics, network
@@ -37,6 +43,7 @@ from galray.core.storage import open_location
 from galray.data.batches import decode_images
 
 SURVEYED, SURVEY_SEED, LANES = 20_000, 3, 0.01
+FEW = (0.0035, 0.014)  # shares of early types with a lane
 PURITY = 0.5
 PAINTED = 1200
 RECIPE = """\
@@ -46,42 +53,74 @@ RECIPE = """\
 - label: dust_lane_early_type
   outline: {smooth: 0.8, completely_round: 0.8}
   answers: {odd: 0.4, dust_lane: 0.7}
-- {label: not_dust_lane_early_type, answers: {smooth: 0.8, in_between: 0.8, not_odd: 0.95}}
-- {label: not_dust_lane_early_type, answers: {smooth: 0.8, completely_round: 0.8, not_odd: 0.95}}
-- {label: not_dust_lane_early_type, answers: {features_or_disk: 0.8, edge_on: 0.9, odd: 0.4, dust_lane: 0.7}}
-- {label: not_dust_lane_early_type, answers: {features_or_disk: 0.8, edge_on: 0.9, not_odd: 0.95}}
+- label: not_dust_lane_early_type
+  answers: {smooth: 0.8, in_between: 0.8, not_odd: 0.95}
+  guidance_scale: 1
+- label: not_dust_lane_early_type
+  answers: {smooth: 0.8, completely_round: 0.8, not_odd: 0.95}
+  guidance_scale: 1
+- label: not_dust_lane_early_type
+  answers: {features_or_disk: 0.8, edge_on: 0.9, odd: 0.4, dust_lane: 0.7}
+  guidance_scale: 1
+- label: not_dust_lane_early_type
+  answers: {features_or_disk: 0.8, edge_on: 0.9, not_odd: 0.95}
+  guidance_scale: 1
 """
 Score = Callable[[Probabilities], np.ndarray]
 
 
 def main(folder: str, steps: int = 12_000, guidance_scale: float = 4.0) -> None:
     disks_only, everything, survey = (Path(folder, name) for name in ("disks-only", "everything", "survey"))
+    few = {share: Path(folder, f"lanes-{share:g}") for share in FEW}
     learn = replace(CLASSIFIERS["laptop"].config, seed=SEED, resume=True)
+    on_disks = replace(learn, root=str(disks_only))
     with connect():
         extrapolate(folder, steps)
         make_galaxies(survey, SURVEYED, replace(WITHOUT, dust_lane_fraction_early=LANES, seed=SURVEY_SEED))
-        paint(disks_only, "unseen", RECIPE, guidance_scale, PAINTED)
-        on_disks = replace(learn, root=str(disks_only))
+        synthetic = paint(disks_only, "unseen", RECIPE, guidance_scale, PAINTED).uri
         classify(replace(on_disks, output="{root}/classifier-votes", target="", votes=True))
-        synthetic = f"{{root}}/unseen-{guidance_scale:g}"
         classify(replace(on_disks, output="{root}/classifier-painted", synthetic=synthetic))
+        for share, root in few.items():
+            make_galaxies(root, DISKS_ONLY, replace(WITHOUT, dust_lane_fraction_early=share))
+            classify(replace(learn, root=str(root), output="{root}/classifier-real"))
+            classify(replace(learn, root=str(root), output="{root}/classifier-painted", synthetic=synthetic))
     galaxies = read(open_location(str(survey / "galaxies")))
     is_true = truth(galaxies, DUST_LANE_EARLY_TYPE)
     images = decode_images(galaxies, learn.size_px)
+    judged = partial(found, images=images, is_true=is_true)
     figures = {
         "hardware": hardware(),
         "steps": steps,
         "guidance_scale": guidance_scale,
         "seeds": {"survey": SURVEY_SEED, "classifiers": SEED, "painting": SEED, "denoiser": 0},
         "painted": PAINTED,
-        "labelled_where_labels_are_used": EVERYTHING,
         "surveyed": len(galaxies),
         "true_to_volunteers": int((is_true == 1).sum()),
-        "votes_alone": found(disks_only / "classifier-votes", images, is_true, product_of_votes),
-        "painted_galaxies": found(disks_only / "classifier-painted", images, is_true, of_target),
-        "labelled_galaxies": found(everything / "classifier", images, is_true, of_target),
+        "none_labelled": {
+            "votes_alone": judged(disks_only / "classifier-votes", score_of=product_of_votes),
+            "painted_galaxies": judged(disks_only / "classifier-painted"),
+        },
+        "few_labelled": [
+            {
+                "labelled": learnt_from(root),
+                "real_galaxies": judged(root / "classifier-real"),
+                "painted_galaxies": judged(root / "classifier-painted"),
+            }
+            for root in few.values()
+        ],
+        "many_labelled": {
+            "labelled": learnt_from(everything),
+            "real_galaxies": judged(everything / "classifier"),
+        },
     }
     print(json.dumps(figures))
+
+
+def learnt_from(root: Path) -> int:
+    """Count the training galaxies that are dust-lane early types to volunteers."""
+    galaxies = read(open_location(str(root / "galaxies")))
+    training = galaxies.filter(pads.field("split") == "train")
+    return int((truth(training, DUST_LANE_EARLY_TYPE) == 1).sum())
 
 
 def of_target(probabilities: Probabilities) -> np.ndarray:
@@ -94,7 +133,9 @@ def product_of_votes(probabilities: Probabilities) -> np.ndarray:
     return np.prod([probabilities.votes[:, ANSWER_INDEX[a]] for a in ("smooth", "odd", "dust_lane")], axis=0)
 
 
-def found(place: Path, images: np.ndarray, is_true: np.ndarray, score_of: Score) -> dict[str, Any]:
+def found(
+    place: Path, images: np.ndarray, is_true: np.ndarray, score_of: Score = of_target
+) -> dict[str, Any]:
     """Score all galaxies with one classifier, and judge how it ranks them."""
     with local_folder(open_location(str(place)), "classifier") as folder:
         model = network.load(folder)

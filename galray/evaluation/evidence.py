@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -231,10 +232,10 @@ def _examined(
 
 def _training(config: EvaluateConfig, judge: Judge, lineage: Lineage) -> Dataset:
     """Examine the training galaxies once: what is kept of each lies in Ray's object store, or on disk."""
-    first, *others = (
+    examined = (
         _examined(config, judge, config.location(uri), split, "galaxies") for uri, split in lineage.trained_on
     )
-    return first.union(*others).materialize()
+    return reduce(Dataset.union, examined).materialize()
 
 
 def _light(judge: Judge, training: Dataset) -> Light:

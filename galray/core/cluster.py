@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ def connect() -> Iterator[None]:
     os.environ.setdefault("GALRAY_PROGRESS", "bar" if sys.stderr.isatty() else "lines")
     quiet_driver()
     ray.init(logging_level=logging.ERROR, **_where())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # after Ray's own, which can abort at the exit
     DataContext.get_current().execution_options.preserve_order = True
     try:
         yield

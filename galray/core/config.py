@@ -23,7 +23,7 @@ class JobConfig:
     """What every job is told."""
 
     root: str = "runs/default"
-    """The pipeline's folder or s3:// prefix; {root} in any other option stands for it."""
+    """The pipeline's folder, or a prefix in an s3:// or gs:// bucket; {root} elsewhere stands for it."""
 
     resume: bool = False
     """Go on with unfinished work, and keep what is already published."""

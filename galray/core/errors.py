@@ -21,6 +21,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+# How a job is told to stop: by Ctrl-C or `ray job stop`; of Ctrl-C in a training, Ray makes an exit.
+INTERRUPTIONS = (KeyboardInterrupt, SystemExit)
 _NAMED = 5  # of the columns that a table lacks; more would hide the message
 
 

@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 
 from galray.core.cluster import connect
 from galray.core.config import C, Preset, parse
-from galray.core.errors import GalrayError
+from galray.core.errors import INTERRUPTIONS, GalrayError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -26,7 +26,8 @@ def run_job(run: Callable[[C], object], presets: Mapping[str, Preset[C]]) -> NoR
     try:
         with connect():
             run(config)
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
+        print("Interrupted. The same command with --resume goes on.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         cause = user_error(error)

@@ -5,23 +5,37 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
-from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError, StorageUnreachable
+from galray.core import gcs, s3
+from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError
 
 PARTIAL = ".partial"  # ends the name of a local file that is not yet whole
-_S3_CONNECT_TIMEOUT_S = 5.0
-_S3_REQUEST_TIMEOUT_S = 60.0
-_S3_ATTEMPTS = 4
-_CREATED_BY_ANOTHER = (409, 412)  # at the same moment, before
+
+
+class Store(NamedTuple):
+    """A kind of object store: how it is opened, a file created in it, and what it says in galray's words.
+
+    `create` writes a small file where none stands and returns whether none stood; pyarrow cannot say that.
+    """
+
+    filesystem: Callable[[], fs.FileSystem]
+    create: Callable[[str, bytes], bool]
+    told: Callable[[str, str], StorageError | None]
+
+
+_STORES = {
+    "s3": Store(s3.filesystem, s3.create, s3.told),
+    "gs": Store(gcs.filesystem, gcs.create, gcs.told),
+}
 
 
 class Writable(Protocol):
@@ -37,7 +51,7 @@ class Location:
     Attributes
     ----------
     uri : str
-        As people write it: an absolute path or ``s3://bucket/prefix``.
+        As people write it: an absolute path, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
     filesystem : pyarrow.fs.FileSystem
     path : str
         The same place in the filesystem's own terms.
@@ -108,7 +122,7 @@ class Location:
         with storage_errors(self.uri):
             if self.is_local:
                 return _create_file(self.path, data)
-            return _create_object(self.path, data)
+            return _STORES[urlsplit(self.uri).scheme].create(self.path, data)
 
     def children(self) -> list[fs.FileInfo]:
         """List the files and folders right below this folder; none where it is absent."""
@@ -129,7 +143,8 @@ class Location:
         kind = self.kind()
         with storage_errors(self.uri):
             if kind == fs.FileType.Directory:
-                self.filesystem.delete_dir(self.path)
+                with suppress(FileNotFoundError):  # the mark of a folder, which gs:// seldom has
+                    self.filesystem.delete_dir(self.path)
             elif kind == fs.FileType.File:
                 self.filesystem.delete_file(self.path)
 
@@ -164,40 +179,12 @@ def _create_file(path: str, data: bytes) -> bool:
     return True
 
 
-def _create_object(path: str, data: bytes) -> bool:
-    """Put an object with If-None-Match, which pyarrow cannot say; boto3 finds the same keys as pyarrow."""
-    from boto3.session import Session  # a new one each time: the default one would keep keys that expire
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    settings = Config(
-        connect_timeout=_S3_CONNECT_TIMEOUT_S,
-        read_timeout=_S3_REQUEST_TIMEOUT_S,
-        retries={"total_max_attempts": _S3_ATTEMPTS, "mode": "standard"},
-        s3={"addressing_style": "path" if _s3_endpoint() else "auto"},
-    )
-    bucket, key = path.split("/", 1)
-    try:
-        client = Session().client(
-            "s3", region_name=_s3_region(), endpoint_url=_s3_endpoint(), config=settings
-        )
-        client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status in _CREATED_BY_ANOTHER:
-            return False
-        raise OSError(f"{error} (HTTP status {status})") from error
-    except BotoCoreError as error:
-        raise OSError(f"NETWORK_CONNECTION: {error}") from error
-    return True
-
-
 def open_location(uri: str) -> Location:
-    """Open a local path or an ``s3://bucket/prefix`` URI.
+    """Open a local path, or an ``s3://bucket/prefix`` or ``gs://bucket/prefix`` URI.
 
     Endpoint, region and keys come from the standard AWS variables (``AWS_ENDPOINT_URL``,
-    ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ...), a profile or the machine's role; they never stand
-    in a configuration.
+    ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ...), a profile or the machine's role, and on Google Cloud from
+    its application default credentials; they never stand in a configuration.
 
     Raises
     ------
@@ -205,63 +192,23 @@ def open_location(uri: str) -> Location:
         For a URI of another kind.
     """
     parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        bucket, path = parts.netloc, uri.removeprefix("s3://").rstrip("/")
-        if not bucket:
-            raise ConfigError(f"{uri!r} names no bucket; write s3://bucket/prefix.")
-        if "@" in bucket:  # such a URI would be recorded, keys and all
+    if store := _STORES.get(parts.scheme):
+        path = uri.removeprefix(f"{parts.scheme}://").rstrip("/")
+        if not parts.netloc:
+            raise ConfigError(f"{uri!r} names no bucket; write {parts.scheme}://bucket/prefix.")
+        if "@" in parts.netloc:  # such a URI would be recorded, keys and all
             raise ConfigError("Keys do not belong in a URI: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
-        return Location(f"s3://{path}", _s3_filesystem(), path)
+        return Location(f"{parts.scheme}://{path}", store.filesystem(), path)
     if parts.scheme in ("", "file"):
         path = os.path.abspath(os.path.expanduser(parts.path if parts.scheme else uri))
         return Location(path, fs.LocalFileSystem(), path)
-    raise ConfigError(f"{uri!r} is no place galray can open; give a local path or s3://bucket/prefix.")
-
-
-def _s3_filesystem() -> fs.S3FileSystem:
-    endpoint = _s3_endpoint()
-    if endpoint and "://" not in endpoint:
-        raise ConfigError(f"AWS_ENDPOINT_URL is {endpoint!r}; write it with its scheme, http:// or https://.")
-    return fs.S3FileSystem(
-        region=_s3_region(),
-        connect_timeout=_S3_CONNECT_TIMEOUT_S,
-        request_timeout=_S3_REQUEST_TIMEOUT_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS),
-        **({"endpoint_override": endpoint} if endpoint else {}),
+    raise ConfigError(
+        f"{uri!r} is no place galray can open; give a local path, s3://bucket/prefix or gs://bucket/prefix."
     )
-
-
-def _s3_region() -> str:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-
-
-def _s3_endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_SIGN = "QuotaExceeded"  # of a bucket; Ceph says it with the status of refused keys
-_EXPIRED_SIGNS = ("ExpiredToken", "TokenRefreshRequired", "REQUEST_EXPIRED")
-_BAD_WITHOUT_REASON = "(HTTP status 400) during Head"  # no answer to HEAD has a body that could say why
-_CLOCK_SIGNS = ("REQUEST_TIME_TOO_SKEWED", "RequestTimeTooSkewed")
-_DENIED_SIGNS = (
-    "ACCESS_DENIED",
-    "INVALID_ACCESS_KEY_ID",
-    "SIGNATURE_DOES_NOT_MATCH",
-    "INVALID_CLIENT_TOKEN",
-    "HTTP code 403",
-    "HTTP status code 403",
-    "code: 403",
-    "HTTP status 403",
-)
-_UNREACHABLE_SIGNS = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Connection refused")
-_FAILING_SIGNS = (
-    "SLOW_DOWN",
-    "SERVICE_UNAVAILABLE",
-    "INTERNAL_FAILURE",
-    "HTTP status 500",
-    "HTTP status 503",
-)
 
 
 @contextmanager
@@ -269,52 +216,21 @@ def storage_errors(uri: str) -> Iterator[None]:
     """Turn what the operating system or the object store says into galray's own errors."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise InputError(f"{uri} does not exist. Check the path, or run the job that makes it.") from error
-    except PermissionError as error:
-        raise StorageDenied(f"{uri}: permission denied. Choose another place, or mend its rights.") from error
     except OSError as error:
-        raise _storage_error(uri, error) from error
+        raise _in_our_words(uri, error) from error
 
 
-def _storage_error(uri: str, error: OSError) -> StorageError:
-    message = str(error)
+def _in_our_words(uri: str, error: OSError) -> InputError | StorageError:
+    message, store = str(error), _STORES.get(urlsplit(uri).scheme)
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{uri} does not exist. Check the path, or run the job that makes it.")
     if error.errno in _FULL or _FULL_SIGN in message:
         return StorageError(
             f"{uri}: the disk is full, or its quota used up. Make room, then go on with --resume; "
             "or choose another place."
         )
-    if denied := _denied(uri, message):
-        return denied
-    if any(sign in message for sign in _UNREACHABLE_SIGNS):
-        return StorageUnreachable(
-            f"{uri}: no answer from {_s3_endpoint() or 'AWS S3'}. "
-            "Check AWS_ENDPOINT_URL, the region and the network."
-        )
-    if any(sign in message for sign in _FAILING_SIGNS):
-        return StorageUnreachable(
-            f"{uri}: the object store answers that it is overloaded or failing, however often it is asked: "
-            f"{message}. Wait until it has recovered, then go on with --resume."
-        )
+    if store and (told := store.told(uri, message)):
+        return told
+    if isinstance(error, PermissionError):
+        return StorageDenied(f"{uri}: permission denied. Choose another place, or mend its rights.")
     return StorageError(f"{uri}: {message}. Check that the place exists and can be written.")
-
-
-def _denied(uri: str, message: str) -> StorageDenied | None:
-    if any(sign in message for sign in _EXPIRED_SIGNS):
-        return StorageDenied(
-            f"{uri}: the keys have expired. Get new ones, such as by `aws sso login`, then go on with "
-            "--resume; those of a machine's role renew themselves."
-        )
-    if _BAD_WITHOUT_REASON in message:
-        return StorageDenied(
-            f"{uri}: the object store refuses without a reason, as it does when keys have expired or "
-            "AWS_REGION is not the bucket's. Get new keys or correct it, then go on with --resume."
-        )
-    if any(sign in message for sign in _CLOCK_SIGNS):
-        return StorageDenied(f"{uri}: this machine's clock is wrong. Set it, then go on with --resume.")
-    if any(sign in message for sign in _DENIED_SIGNS):
-        return StorageDenied(
-            f"{uri}: the object store refuses the keys or they lack the right. Check AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY (or the profile or role) and the bucket's policy."
-        )
-    return None

@@ -23,7 +23,7 @@ from ray.train import UserCallback
 
 from galray.core.cluster import say
 from galray.core.config import JobConfig
-from galray.core.errors import ConfigError
+from galray.core.errors import INTERRUPTIONS, ConfigError
 from galray.core.outbox import SPOOL, Outbox, answers, client, without_password
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def track(job: str, config: JobConfig) -> Iterator[Run]:
     try:
         yield run
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         status = "KILLED"
         raise
     finally:

@@ -37,7 +37,7 @@ class IngestConfig(JobConfig):
     mapping: str = ""
     """Filename mapping (objid, sample, asset_id); empty where the vote table has asset_id itself."""
     images: str = ""
-    """Folder, s3:// prefix or .zip of <asset_id>.jpg."""
+    """Folder, bucket prefix or .zip of <asset_id>.jpg."""
     labelled: str = ""
     """Instead of the three above: Parquet file or folder with galaxy_id, label, image."""
     output: str = "{root}/galaxies"

@@ -40,7 +40,7 @@ class ImageSource(Protocol):
 
 
 def open_source(location: Location) -> ImageSource:
-    """Open a folder, an ``s3://`` prefix or a ``.zip``.
+    """Open a folder, a prefix in a bucket or a ``.zip``.
 
     Raises
     ------

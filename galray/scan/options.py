@@ -25,7 +25,7 @@ class ScanConfig(JobConfig):
     select: str = ""
     """Rows to scan, as in "type != 'PSF' and flux_r > 10"; no pixel of the others is read."""
     tiles: str = "{root}/survey/tiles"
-    """Folder or s3:// prefix of the tiles."""
+    """Folder or bucket prefix of the tiles."""
     tile_files: str = "{tile}.fits"
     """A tile's file, or '{tile}-{band}.fits' for one file a band; .gz, .bz2 and .fz as well."""
     bands: tuple[str, str, str] = BANDS

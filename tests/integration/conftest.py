@@ -61,6 +61,20 @@ def s3_root(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="session")
+def gcs_endpoint(short_folder: Path) -> Iterator[str]:
+    """The URL of an emulator of Google Cloud Storage with an empty bucket."""
+    with services.gcs_service(short_folder, BUCKET) as url:
+        yield url
+
+
+@pytest.fixture
+def gs_root(gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh ``gs://`` prefix, with the environment that leads there."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
+    return f"gs://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
 def mlflow_server(short_folder: Path) -> Iterator[str]:
     """The URL of a real MLflow server, with a password that must never be seen again."""
     (short_folder / "mlflow").mkdir()
@@ -100,10 +114,10 @@ def store_at_fault(s3_environment: dict[str, str]) -> Iterator[FaultyStore]:
 
 
 @pytest.fixture(scope="session")
-def submit_job(
+def ray_job(
     short_folder: Path, s3_environment: dict[str, str], store_at_fault: FaultyStore, mlflow_server: str
 ) -> Iterator[RunJob]:
-    """``ray job submit --working-dir . -- python jobs/<name>.py <options>`` on a cluster.
+    """``ray job <command>`` on a cluster.
 
     The cluster's nodes, not the one who submits, know the bucket's keys and the tracking server.
     """
@@ -115,14 +129,25 @@ def submit_job(
     }
     with services.ray_cluster(short_folder / "ray", environment) as access:
 
-        def submit(
-            name: str, *options: str, env: Mapping[str, str] | None = None
+        def run(
+            command: str, *options: str, env: Mapping[str, str] | None = None
         ) -> subprocess.CompletedProcess[str]:
-            ray_job = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
-            command = [*ray_job, "--", "python", f"jobs/{name}.py", *options]
-            return _run(command, {**access, **(env or {})})
+            words = [sys.executable, "-m", "ray.scripts.scripts", "job", command, *options]
+            return _run(words, {**access, **(env or {})})
 
-        yield submit
+        yield run
+
+
+@pytest.fixture(scope="session")
+def submit_job(ray_job: RunJob) -> RunJob:
+    """``ray job submit --working-dir . -- python jobs/<name>.py <options>``, to its end."""
+
+    def submit(
+        name: str, *options: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return ray_job("submit", "--working-dir", ".", "--", "python", f"jobs/{name}.py", *options, env=env)
+
+    return submit
 
 
 def _run(command: list[str], env: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from tests.integration.services import REPOSITORY
 
+AT_WORK = ("MapBatches(", "RayTrainWorker")  # in the titles of Ray's processes that do a job's work
 _PATIENCE_S = 600.0
 
 
@@ -62,14 +66,48 @@ class JobProcess:
         return self.process.wait(timeout=_PATIENCE_S)
 
 
-def titled(above: psutil.Process, *words: str) -> list[psutil.Process]:
+class Titled(NamedTuple):
+    """A process of Ray's, and what it says of itself."""
+
+    process: psutil.Process
+    title: str
+
+
+def titled(above: psutil.Process, *words: str) -> list[Titled]:
     """Return the processes below another whose title holds one of these words."""
     found = []
     for child in above.children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            title = " ".join(child.cmdline())
-            found += [child] if any(word in title for word in words) else []
+            title = " ".join(child.cmdline()).strip()
+            found += [Titled(child, title)] if any(word in title for word in words) else []
     return found
+
+
+@contextmanager
+def one_worker_killed(above: psutil.Process) -> Iterator[list[str]]:
+    """Kill one process that is at work for a job during the block, at some moment of its first second.
+
+    Gives the titles of those killed: one in the end, or none where nobody was at work.
+    """
+    killed: list[str] = []
+    over = threading.Event()
+
+    def kill_one() -> None:
+        while not killed and not over.wait(0.1):
+            if titled(above, *AT_WORK):
+                over.wait(random.uniform(0, 1))
+                for worker, title in titled(above, *AT_WORK)[:1]:
+                    with suppress(psutil.NoSuchProcess):  # it was faster
+                        worker.kill()
+                        killed.append(title)
+
+    watch = threading.Thread(target=kill_one)
+    watch.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watch.join()
 
 
 def killed_after(

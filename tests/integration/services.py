@@ -167,6 +167,16 @@ def mlflow_service(folder: Path, port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
+def gcs_service(folder: Path, bucket: str) -> Iterator[str]:
+    """Run an emulator of Google Cloud Storage that holds one bucket, and give its URL."""
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "tests.integration.gcs_emulator", str(port), bucket)
+    with _process(folder / "gcs.out", *command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}):
+        _wait(lambda: _answers(f"http://127.0.0.1:{port}/storage/v1/b"), "the GCS emulator", folder)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def local_ray(num_gpus: int = 0) -> Iterator[None]:
     """A Ray of two cores in this process; GPUs are there in name only."""
     ray.init(

@@ -1,52 +1,32 @@
-"""A cluster grows from nothing to three GPU nodes and back, as cluster/aws.yaml has it, on this machine."""
+"""A scan for which a cluster grows from nothing to three GPU nodes and back, as cluster/aws.yaml has it."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import ray
 import yaml
 
+from galray.classifier.network import ClassifierConfig
+from galray.core.manifest import Manifest
+from galray.core.storage import open_location
 from tests.integration import services
+from tests.integration.processes import JobProcess
+from tests.integration.test_scan import SIZE_PX, catalogue_of, make_survey, published_classifier
 
 GPUS = 3
 TYPES = {"cpu": 2, "gpu-spot": 2, "gpu-on-demand": 2}  # and how many nodes of each there may be
-_ASK_FOR_GPUS = f"""
-import json, os, time
-import galray, ray
-
-class Where:  # what galray's scan asks for: an actor that holds a GPU
-    def __call__(self, batch):
-        time.sleep(0.5)
-        return {{"node": [ray.get_runtime_context().get_node_id()] * len(batch["id"])}}
-
-def nodes():
-    return {{n["NodeID"]: n for n in ray.nodes() if n["Alive"]}}
-
-ray.init(os.environ["GALRAY_TEST_GCS"], logging_level="ERROR", log_to_driver=False)
-ray.data.DataContext.get_current().enable_progress_bars = False
-before = len(nodes())
-rows = ray.data.range(2000, override_num_blocks=1000)
-used, seen = set(), {{}}
-where = rows.map_batches(
-    Where, batch_size=2, num_gpus=1, compute=ray.data.ActorPoolStrategy(size={GPUS})
-)
-for batch in where.iter_batches(batch_size=2):
-    used |= set(batch["node"])
-    seen |= nodes()
-    if len(used) == {GPUS}:
-        break
-del where
-started_s = time.monotonic()
-while len(nodes()) > 1 and time.monotonic() - started_s < 60:
-    time.sleep(0.5)
-types = [[r for r in seen[node]["Resources"] if r in {list(TYPES)}] for node in used]
-print(json.dumps({{"before": before, "after": len(nodes()), "used": types}}))
-"""
+_BACK_S = 90.0
+pytestmark = [  # of Ray's own, which runs in this process too
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def in_name_only(name: str, max_workers: int) -> dict[str, Any]:
@@ -61,20 +41,51 @@ def in_name_only(name: str, max_workers: int) -> dict[str, Any]:
     }
 
 
-def test_gpu_nodes_come_and_go_spot_first(short_folder: Path) -> None:
-    """Actors that hold GPUs get GPU nodes: spot ones, and once those are full an on-demand one."""
+@pytest.fixture
+def growing_cluster(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A head without cores, which this process and the jobs that it starts have joined."""
     types = {name: in_name_only(name, most) for name, most in TYPES.items()}
     (short_folder / "scaling").mkdir()
     with services.autoscaling_ray_cluster(short_folder / "scaling", types) as access:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK_FOR_GPUS],
-            env={**os.environ, **access},
-            cwd=services.REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    assert said["before"] == said["after"] == 1  # the head alone
-    assert sorted(said["used"]) == [["gpu-on-demand"], ["gpu-spot"], ["gpu-spot"]]
+        for name, value in {**access, "RAY_ADDRESS": access["GALRAY_TEST_GCS"]}.items():
+            monkeypatch.setenv(name, value)
+        ray.init(access["GALRAY_TEST_GCS"], logging_level="ERROR", log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def nodes() -> dict[str, str]:
+    """Return the types of the nodes that are there, by id; that of the head is empty."""
+    return {
+        node["NodeID"]: next((name for name in TYPES if name in node["Resources"]), "")
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("growing_cluster")
+def test_gpu_nodes_come_and_go_spot_first(tmp_path: Path) -> None:
+    """A scan on three GPUs gets GPU nodes: spot ones, and once those are full an on-demand one."""
+    survey, log = make_survey(tmp_path / "survey"), tmp_path / "log.txt"
+    classifier = published_classifier(tmp_path, ClassifierConfig("resnet-tiny", SIZE_PX), seed=0)
+    places = ("--catalogue", str(survey / "catalogue.parquet"), "--tiles", str(survey / "tiles"))
+    options = ("--root", str(tmp_path), *places, "--classifier", classifier, "--rows-per-task", "8")
+    assert list(nodes().values()) == [""]
+    seen: dict[str, str] = {}
+    job = JobProcess("scan", *options, "--gpus", str(GPUS), log=log)
+    job.wait_for(lambda: seen.update(nodes()) or gpu_nodes(seen) == {"gpu-spot": 2, "gpu-on-demand": 1})
+    assert job.end() == 0, log.read_text()[-3000:]
+    until_s = time.monotonic() + _BACK_S
+    while list(nodes().values()) != [""]:
+        seen |= nodes()
+        assert time.monotonic() < until_s, nodes()
+        time.sleep(0.5)
+    assert gpu_nodes(seen) == {"gpu-spot": 2, "gpu-on-demand": 1}  # and no more of them until the end
+    counts = Manifest.read(open_location(str(tmp_path / "scan")), "scores").counts
+    assert counts["rows_out"] == len(catalogue_of(survey))
+
+
+def gpu_nodes(seen: dict[str, str]) -> Counter[str]:
+    """Count the nodes with a GPU by their types."""
+    return Counter(name for name in seen.values() if name.startswith("gpu"))

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from galray.core.claims import holder
 from galray.core.manifest import Manifest, ancestry, local_folder
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
 from galray.diffusion.conditions import condition
+from galray.diffusion.train import CHECKPOINTS
 from tests.integration import services
 from tests.integration.conftest import MLFLOW_PASSWORD, RunJob
 from tests.integration.faulty_store import FAULTS, FaultyStore
+from tests.integration.processes import one_worker_killed
+from tests.integration.readme import readme_jobs
 from tests.integration.services import REPOSITORY
+from tests.integration.test_training import publish_galaxies
 
 SECRETS = (services.S3_ACCESS_KEY, services.S3_SECRET_KEY, MLFLOW_PASSWORD)
 OUTPUTS = {
@@ -38,13 +44,6 @@ OUTPUTS = {
 }
 
 
-def readme_commands() -> list[list[str]]:
-    """Return the words of each ``python jobs/...`` command that the README shows."""
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    return [words for words in commands if words[0] == "python"]
-
-
 class Chain(NamedTuple):
     """Where the whole chain has run, and all that its jobs said."""
 
@@ -53,15 +52,16 @@ class Chain(NamedTuple):
 
 
 def run_readme(run: RunJob, root: str, env: Mapping[str, str], store: FaultyStore) -> Chain:
-    """Run the README's commands as they stand, but for the root."""
-    commands, said = readme_commands(), ""
-    assert len(commands) == 7
-    for _, script, *options in commands:
+    """Run the README's commands as they stand, but for the root; each loses a worker."""
+    jobs, said = readme_jobs(root), ""
+    assert len(jobs) == 7
+    for name, *options in jobs:
         # Hundreds of images, each tried again after a while: how ingest bears it is another test's.
-        store.at_peace = Path(script).stem in ("mock", "ingest")
-        words = (root if word == "runs/try" else word for word in options)
-        done = run(Path(script).stem, *words, env=env)
-        assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
+        store.at_peace = name in ("mock", "ingest")
+        with one_worker_killed(psutil.Process()) as killed:
+            done = run(name, *options, env=env)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+        assert killed, name
         said += done.stdout + done.stderr
     return Chain(root, said)
 
@@ -86,7 +86,8 @@ def test_chain_in_bucket(
 ) -> None:
     """The README's commands: every job publishes, tracks itself, and reads what the one before it wrote.
 
-    One request in ten to the bucket fails or hangs, in training, search and scan too, and no job notices.
+    One request in ten to the bucket fails or hangs, in training, search and scan too, and each job loses a
+    worker: none fails.
     """
     assert set(store_at_fault.spoiled) == set(FAULTS)
     root = open_location(chain.root)
@@ -150,22 +151,27 @@ def assert_ancestry(root: Location) -> None:
     assert kinds == {"candidates", "scores", "classifier", "galaxies", "synthetic", "denoiser"}
 
 
-def assert_runs_nested(tracking_uri: str, pipeline: str) -> None:
+def runs_of(tracking_uri: str, pipeline: str) -> list[Run]:
+    """Return the runs that are nested under a pipeline's."""
     client = MlflowClient(tracking_uri)
     experiment = client.get_experiment_by_name("galray")
     assert experiment is not None
     of_pipeline = f"tags.`galray.pipeline` = '{pipeline}'"
     parents = client.search_runs([experiment.experiment_id], of_pipeline)
     assert len(parents) == 1
-    children = client.search_runs(
-        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
-    )
+    nested = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
+    return list(client.search_runs([experiment.experiment_id], nested))
+
+
+def assert_runs_nested(tracking_uri: str, pipeline: str) -> None:
+    children = runs_of(tracking_uri, pipeline)
     jobs = [run.data.tags["galray.job"] for run in children]
     assert sorted(set(jobs)) == ["classify", "ingest", "mock", "scan", "synthesize", "train", "tune"]
     assert {run.info.status for run in children} == {"FINISHED"}
     trained = next(run for run in children if run.data.tags["galray.job"] == "train")
     assert trained.data.params["steps"] == "20"
-    assert [point.step for point in client.get_metric_history(trained.info.run_id, "loss")] == [5, 10, 15, 20]
+    losses = MlflowClient(tracking_uri).get_metric_history(trained.info.run_id, "loss")
+    assert sorted({point.step for point in losses}) == [5, 10, 15, 20]  # some twice, where a worker was lost
 
 
 def assert_paints(denoiser: Location) -> None:
@@ -193,6 +199,39 @@ def assert_grades_come_back(root: Location, folder: Path, run_job: RunJob) -> No
     labels = read_shards(root / "vetted-galaxies")["label"].to_pylist()
     assert labels.count("dust_lane_early_type") == 4
     assert labels.count("not_dust_lane_early_type") == 8
+
+
+@pytest.mark.timeout(900)
+def test_a_job_stopped_by_ray_says_so_and_goes_on(
+    ray_job: RunJob, submit_job: RunJob, s3_root: str, store_at_fault: FaultyStore, mlflow_uri: str
+) -> None:
+    """``ray job stop`` leaves a checkpoint, a claim that says when, and a run that ended as killed."""
+    store_at_fault.at_peace = True
+    root = open_location(s3_root)
+    publish_galaxies(root / "galaxies")
+    options = ("debug", "--root", s3_root, "--steps", "200")
+    words = ("--working-dir", ".", "--", "python", "jobs/train.py", *options)
+    ray_job("submit", "--submission-id", "to-stop", "--no-wait", *words)
+    until_s = time.monotonic() + 300
+    while not any(info.base_name == "state.pt" for info in (root / "denoiser" / CHECKPOINTS).files()):
+        assert time.monotonic() < until_s
+        time.sleep(0.2)
+    ray_job("stop", "to-stop")
+    assert "was stopped" in ray_job("status", "to-stop").stdout
+    claim = holder(root / "denoiser")
+    assert claim is not None
+    assert claim.stopped_utc
+    assert claim.ray_job == "to-stop"
+    assert statuses(mlflow_uri, s3_root) == ["KILLED"]
+    resumed = submit_job("train", *options, "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert "train: goes on from the checkpoint after step" in resumed.stdout
+    assert sorted(statuses(mlflow_uri, s3_root)) == ["FINISHED", "KILLED"]
+
+
+def statuses(tracking_uri: str, pipeline: str) -> list[str]:
+    """Return how each job of a pipeline has ended."""
+    return [run.info.status for run in runs_of(tracking_uri, pipeline)]
 
 
 @pytest.mark.timeout(1200)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +16,9 @@ from tests.integration import services
 N_RUNS = 6
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    root = str(tmp_path) if request.param == "folder" else request.getfixturevalue("s3_root")
-    return open_location(f"{root}/galaxies")
+@pytest.fixture(params=["tmp_path", "s3_root", "gs_root"])
+def place(request: pytest.FixtureRequest) -> Location:
+    return open_location(f"{request.getfixturevalue(request.param)}/galaxies")
 
 
 def test_of_many_that_create_a_file_at_once_one_succeeds(place: Location) -> None:

@@ -58,9 +58,12 @@ def _local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mock survey of three small tiles, its catalogue in one file."""
-    folder = tmp_path_factory.mktemp("survey")
-    (folder / "tiles").mkdir()
+    return make_survey(tmp_path_factory.mktemp("survey"))
+
+
+def make_survey(folder: Path) -> Path:
+    """Make a mock survey of three small tiles, its catalogue in one file."""
+    (folder / "tiles").mkdir(parents=True)
     config, catalogues = MockConfig(tile_size_px=240), []
     for index in range(N_TILES):
         tile = render_tile(config, index)
@@ -279,7 +282,7 @@ def test_a_killed_worker_a_killed_driver_and_a_resumed_job(scanned, survey, clas
     def kill_a_worker(driver: int) -> None:
         if not victims and list(tmp_path.glob("scan/units/*.json")):
             victims.extend(titled(psutil.Process(driver), "ray::Map", "_do_unit")[:1])
-            for worker in victims:
+            for worker, _ in victims:
                 worker.kill()
 
     killed_after(8, JobProcess("scan", *words, log=log), tmp_path / "scan", meanwhile=kill_a_worker)

@@ -38,26 +38,38 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_a_bucket_that_fails_at_times(
-    run_job: RunJob, inputs: dict[str, Any], s3_root: str, s3_environment: dict[str, str]
-) -> None:
-    """Tables and images from a bucket, and galaxies into it, past every fault of its service."""
-    bucket = open_location(s3_root)
+def in_bucket(inputs: dict[str, Any], root: str) -> list[str]:
+    """Put the inputs into a bucket; returns the options that lead there, and the output there too."""
+    bucket = open_location(root)
     for name in ("votes", "mapping"):
         (bucket / f"{name}.csv").write_bytes(Path(inputs[name]).read_bytes())
     for image in Path(inputs["images"]).iterdir():
         (bucket / "images" / image.name).write_bytes(image.read_bytes())
     (bucket / "images/stray.jpg").write_bytes(b"")
-    there = {name: f"{s3_root}/{name}.csv" for name in ("votes", "mapping")} | {
-        "images": f"{s3_root}/images",
-        "output": f"{s3_root}/galaxies",
-    }
+    there = {name: f"{root}/{name}.csv" for name in ("votes", "mapping")}
+    return options_of(inputs | there | {"images": f"{root}/images", "output": f"{root}/galaxies"})
+
+
+def assert_ingested(root: str) -> None:
+    counts = Manifest.read(open_location(root) / "galaxies").counts
+    assert counts == {"rows_in": 13, "rows_out": 12, "rejects": 1, "rejects.image_without_row": 1}
+
+
+def test_a_bucket_that_fails_at_times(
+    run_job: RunJob, inputs: dict[str, Any], s3_root: str, s3_environment: dict[str, str]
+) -> None:
+    """Tables and images from a bucket, and galaxies into it, past every fault of its service."""
+    options = in_bucket(inputs, s3_root)
     with faulty_store(s3_environment["AWS_ENDPOINT_URL"]) as store:
         env = {"AWS_ENDPOINT_URL": store.endpoint}
-        assert run_job("ingest", "gz2", *options_of(inputs | there), env=env).returncode == 0
+        assert run_job("ingest", "gz2", *options, env=env).returncode == 0
     assert set(store.spoiled) == set(FAULTS)
-    counts = Manifest.read(bucket / "galaxies").counts
-    assert counts == {"rows_in": 13, "rows_out": 12, "rejects": 1, "rejects.image_without_row": 1}
+    assert_ingested(s3_root)
+
+
+def test_a_google_bucket(run_job: RunJob, inputs: dict[str, Any], gs_root: str) -> None:
+    assert run_job("ingest", "gz2", *in_bucket(inputs, gs_root)).returncode == 0
+    assert_ingested(gs_root)
 
 
 def test_fatal_errors_are_one_line(run_job: RunJob, inputs: dict[str, Any]) -> None:

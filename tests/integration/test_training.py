@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,8 +21,10 @@ from ray.train import UserCallback
 
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import fit
+from galray.core.claims import holder
 from galray.core.cluster import Scaling, connect
 from galray.core.errors import TrainingError
+from galray.core.job import EXIT_INTERRUPTED
 from galray.core.manifest import publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location, open_location
@@ -92,7 +95,7 @@ def kill_workers(above: psutil.Process | None) -> None:
     assert above is not None
     workers = titled(above, "RayTrainWorker")
     assert workers
-    workers[0].kill()
+    workers[0].process.kill()
 
 
 class Training(JobProcess):
@@ -180,6 +183,20 @@ def test_two_workers_take_the_same_steps(calm: Path, tmp_path: Path, shard: bool
     """Batches, draws and gradients do not depend on how the batch is shared out, unevenly too."""
     root = trained(run_of(tmp_path / "two"), scaling=Scaling(workers=2, shard=shard))
     assert_same_curve(loss_curve(root), loss_curve(calm), rtol=2e-3)
+
+
+def test_ctrl_c_is_told_apart_and_what_was_learnt_stays(tmp_path: Path) -> None:
+    """Not as Ray Train has it, which ends as if the job had failed."""
+    root, log = run_of(tmp_path / "run"), tmp_path / "log.txt"
+    training = Training(root, log)
+    training.wait_for_checkpoint_after(0)
+    training.process.send_signal(signal.SIGINT)
+    assert training.end() == EXIT_INTERRUPTED
+    assert "with --resume goes on" in log.read_text()
+    assert kept_s(root)
+    claim = holder(open_location(str(root / "denoiser")))
+    assert claim is not None
+    assert claim.stopped_utc
 
 
 @pytest.mark.usefixtures("_local_ray")

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from pyarrow import fs
 
+from galray.core import gcs
 from galray.core.errors import ConfigError, InputError, StorageDenied, StorageError, StorageUnreachable
 from galray.core.storage import Location, open_location, storage_errors
 
@@ -43,10 +45,19 @@ def test_bucket_paths(monkeypatch):
     assert not location.is_local
 
 
-@pytest.mark.parametrize("uri", ["http://host/x", "gs://bucket/x", "s3:///prefix", "s3://"])
+@pytest.mark.parametrize("uri", ["http://host/x", "s3:///prefix", "s3://", "gs://", "gs:///prefix"])
 def test_other_places_are_refused_with_the_remedy(uri):
-    with pytest.raises(ConfigError, match=r"s3://bucket/prefix"):
+    with pytest.raises(ConfigError, match=r"(s3|gs)://bucket/prefix"):
         open_location(uri)
+
+
+def test_google_needs_its_library(monkeypatch):
+    def nothing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(gcs, "version", nothing)
+    with pytest.raises(ConfigError, match=r"pip install 'galray\[gcs\]'"):
+        open_location("gs://bucket/x")
 
 
 def test_keys_in_a_uri_are_refused_and_not_repeated():
@@ -218,15 +229,16 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering(monkeypatch) -> Iterator[Location]:
-    """A place in a bucket of such an object store."""
+def answering(monkeypatch) -> Iterator[None]:
+    """Buckets lie in such an object store."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.setenv(name, "a-temporary-key")
-        yield open_location("s3://bucket/x")
+        yield
         server.shutdown()
         thread.join()
 
@@ -240,6 +252,7 @@ ASKED = {
 }
 
 
+@pytest.mark.usefixtures("answering")
 @pytest.mark.parametrize(
     ("asked", "status", "code", "told"),
     [
@@ -252,9 +265,34 @@ ASKED = {
         ("create", 403, "QuotaExceeded", r"its quota used up"),
     ],
 )
-def test_what_a_store_answers_is_told_with_its_remedy(answering, monkeypatch, asked, status, code, told):
+def test_what_a_store_answers_is_told_with_its_remedy(monkeypatch, asked, status, code, told):
     monkeypatch.setattr(Answering, "status", status)
     monkeypatch.setattr(Answering, "code", code)
     with pytest.raises(StorageError, match=rf"s3://bucket/x: .*{told}.*--resume") as caught:
-        ASKED[asked](answering)
+        ASKED[asked](open_location("s3://bucket/x"))
     assert "a-temporary-key" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("answering")
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (401, StorageDenied, r"service account"),
+        (403, StorageDenied, r"service account"),
+        (503, StorageUnreachable, r"overloaded or failing.*--resume"),
+    ],
+)
+def test_what_google_answers_is_told_with_its_remedy(monkeypatch, asked, status, kind, told):
+    monkeypatch.setattr(Answering, "status", status)
+    monkeypatch.setattr(gcs, "_PATIENCE_S", 0.5)
+    with pytest.raises(kind, match=rf"gs://bucket/x: .*{told}"):
+        ASKED[asked](open_location("gs://bucket/x"))
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_google_out_of_reach(monkeypatch, asked):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    monkeypatch.setattr(gcs, "_PATIENCE_S", 0.5)
+    with pytest.raises(StorageUnreachable, match=r"gs://bucket/x: no answer from http://127.0.0.1:1"):
+        ASKED[asked](open_location("gs://bucket/x"))

@@ -172,7 +172,7 @@ def _judge_and_report(
     published = state.published(examples.balance)
     bfloat16 = in_bfloat16(config.precision, get_device())
     judged = {split: examples.judged[split] for split in splits}
-    predictions = predict_splits(published, bfloat16, judged, turns=last)
+    predictions = predict_splits(published, bfloat16, judged, turns=last and config.turns)
     report |= validation_metrics(predictions, published.config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

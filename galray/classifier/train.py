@@ -93,6 +93,8 @@ class ClassifyConfig(JobConfig):
     """bfloat16 where the hardware computes in it, which is faster; float32 elsewhere."""
     validate_every: int = 1
     """Epochs between two judgements; a checkpoint is kept at each."""
+    turns: bool = True
+    """Judge galaxies in their eight symmetries too, at the end, as a scan with turns is tuned on."""
     seed: int = 0
     scaling: Scaling = field(default_factory=Scaling)
     loader_processes: int = 0

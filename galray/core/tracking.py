@@ -170,19 +170,25 @@ def _job_run(job: str, config: JobConfig) -> Run:
 
 def _pipeline_run(outbox: Outbox, config: JobConfig) -> Run:
     """Find the pipeline's run, or start it: one for each root."""
-    pipeline = config.root_location.uri
-    experiment_id = _experiment(outbox.tracking_uri, config)
-    found = client(outbox.tracking_uri).search_runs(
-        [experiment_id],
-        f"tags.`{PIPELINE_TAG}` = '{pipeline}'",
-        max_results=1,
-        order_by=["start_time ASC"],
-    )
-    if found:
-        return Run(outbox, experiment_id, found[0].info.run_id)
-    run = _create(outbox, experiment_id, config.root_location.name, {PIPELINE_TAG: pipeline})
-    run.end()
-    return run
+    experiment_id, server = _experiment(outbox.tracking_uri, config), client(outbox.tracking_uri)
+    pipeline = config.root_location
+
+    def earliest() -> str | None:
+        found = server.search_runs(
+            [experiment_id],
+            f"tags.`{PIPELINE_TAG}` = '{pipeline.uri}'",
+            max_results=1,
+            order_by=["start_time ASC"],
+        )
+        return found[0].info.run_id if found else None
+
+    if not (run_id := earliest()):
+        own = _create(outbox, experiment_id, pipeline.name, {PIPELINE_TAG: pipeline.uri})
+        own.end()
+        run_id = earliest() or own.run_id
+        if run_id != own.run_id:  # another job of the pipeline began at the same moment
+            server.delete_run(own.run_id)
+    return Run(outbox, experiment_id, run_id)
 
 
 def _end_killed(pipeline: Run, job: str, config: JobConfig) -> None:
@@ -199,12 +205,20 @@ def _end_killed(pipeline: Run, job: str, config: JobConfig) -> None:
 
 
 def _experiment(uri: str, config: JobConfig) -> str:
-    found = client(uri).get_experiment_by_name(EXPERIMENT)
-    if found:
-        return found.experiment_id
-    local = uri.startswith("sqlite:")
-    artifacts = (_local_folder(config) / "mlflow-artifacts").as_uri() if local else None
-    return client(uri).create_experiment(EXPERIMENT, artifact_location=artifacts)
+    from mlflow.exceptions import MlflowException
+
+    server = client(uri)
+    found = server.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        local = uri.startswith("sqlite:")
+        artifacts = (_local_folder(config) / "mlflow-artifacts").as_uri() if local else None
+        try:
+            return server.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        except MlflowException:
+            found = server.get_experiment_by_name(EXPERIMENT)  # another job may have been faster
+            if found is None:
+                raise
+    return found.experiment_id
 
 
 def _create(outbox: Outbox, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:

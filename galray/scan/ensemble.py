@@ -126,7 +126,7 @@ class Ensemble:
         rows = of_split(read_predictions(classifier), split).sort_by("galaxy_id")
         if column not in rows.column_names:
             raise InputError(
-                f"{classifier.uri} was published before classifiers were judged by turned images too, so "
+                f"{classifier.uri} was not judged by turned images (--turns, the default of classify), so "
                 "nothing tells a threshold of --turns. Train it again, or leave --turns out."
             )
         score = at_prevalence_of(self.settings[0], settings, target, rows[column].to_numpy())

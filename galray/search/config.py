@@ -121,6 +121,7 @@ class SearchConfig(JobConfig):
             synthetic=self.synthesis(point.painting).output if point.painting else "",
             augmentation_ratio=point.augmentation_ratio,
             seed=seed,
+            turns=False,
         )
 
 

@@ -194,6 +194,7 @@ class StudyConfig(JobConfig):
             galaxies=self.galaxies,
             output=f"{place}/{name}",
             seed=labels.seed,
+            turns=False,
             **self.schedule(learnt),
             **labels.option,
             **sources,

@@ -202,10 +202,13 @@ def assert_grades_come_back(root: Location, folder: Path, run_job: RunJob) -> No
 
 
 @pytest.mark.timeout(900)
-def test_a_job_stopped_by_ray_says_so_and_goes_on(
-    ray_job: RunJob, submit_job: RunJob, s3_root: str, store_at_fault: FaultyStore, mlflow_uri: str
+def test_a_job_stopped_by_ray_says_so_and_goes_on_elsewhere(
+    ray_job: RunJob, run_job: RunJob, s3_root: str, store_at_fault: FaultyStore, mlflow_uri: str
 ) -> None:
-    """``ray job stop`` leaves a checkpoint, a claim that says when, and a run that ended as killed."""
+    """``ray job stop`` leaves a checkpoint, a claim that says when, and a run that ended as killed.
+
+    Another cluster goes on from the bucket.
+    """
     store_at_fault.at_peace = True
     root = open_location(s3_root)
     publish_galaxies(root / "galaxies")
@@ -223,9 +226,9 @@ def test_a_job_stopped_by_ray_says_so_and_goes_on(
     assert claim.stopped_utc
     assert claim.ray_job == "to-stop"
     assert statuses(mlflow_uri, s3_root) == ["KILLED"]
-    resumed = submit_job("train", *options, "--resume")
+    resumed = run_job("train", *options, "--resume")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert "train: goes on from the checkpoint after step" in resumed.stdout
+    assert "train: goes on from the checkpoint after step" in resumed.stderr
     assert sorted(statuses(mlflow_uri, s3_root)) == ["FINISHED", "KILLED"]
 
 

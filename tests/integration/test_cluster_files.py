@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.integration import services
 CLUSTER = services.REPOSITORY / "cluster"
 KUBERAY = sorted((CLUSTER / "kuberay").glob("*.yaml"))
 CRDS = Path(os.environ.get("GALRAY_KUBERAY_CRDS", services.REPOSITORY / "../shared/kuberay"))
-JOBS = ("train", "classify", "tune", "synthesize", "scan")
+JOBS = ("ingest", "train", "classify", "tune", "study", "synthesize", "scan")
 RAY_VERSION = re.search(
     r"^ray\[.*\]==(\S+)$", (services.REPOSITORY / "requirements-gpu.txt").read_text(), re.MULTILINE
 )
@@ -271,9 +272,8 @@ def test_images_are_pinned_and_do_not_run_as_root() -> None:
 
 
 def test_node_requirements_are_those_of_the_project() -> None:
-    project = (services.REPOSITORY / "pyproject.toml").read_text()
-    wanted = re.findall(
-        r'^    "(\S+==\S+)",$', project.split("[project.optional-dependencies]")[0], re.MULTILINE
-    )
+    """Those of gs:// too: a node's bucket may be Google's."""
+    project = tomllib.loads((services.REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["gcs"]
     lines = (services.REPOSITORY / "requirements-gpu.txt").read_text().splitlines()
     assert sorted(wanted) == sorted(line for line in lines if not line.startswith("#"))

@@ -20,6 +20,8 @@ from tests.integration import gz2_files as gz2
 from tests.integration import services
 from tests.integration.conftest import RunJob
 from tests.integration.faulty_store import FAULTS, faulty_store
+from tests.integration.processes import JobProcess
+from tests.integration.test_chain import runs_of
 
 
 @pytest.fixture
@@ -70,6 +72,20 @@ def test_a_bucket_that_fails_at_times(
 def test_a_google_bucket(run_job: RunJob, inputs: dict[str, Any], gs_root: str) -> None:
     assert run_job("ingest", "gz2", *in_bucket(inputs, gs_root)).returncode == 0
     assert_ingested(gs_root)
+
+
+def test_two_pipelines_under_one_root_do_not_touch_each_other(tmp_path: Path, mlflow_uri: str) -> None:
+    """At once, on a Ray each: both publish their own, and both are tracked below one run."""
+    inputs = gz2.write_survey(tmp_path, gz2.galaxy_rows(12))
+    jobs = [
+        JobProcess("ingest", "gz2", *options_of(inputs | {"output": f"{{root}}/{name}"}), log=tmp_path / name)
+        for name in ("first", "second")
+    ]
+    assert [job.end() for job in jobs] == [0, 0]
+    root = open_location(inputs["root"])
+    assert galaxy_ids(root / "first") == galaxy_ids(root / "second")
+    outputs = {run.data.params["output"]: run.info.status for run in runs_of(mlflow_uri, root.uri)}
+    assert outputs == {"{root}/first": "FINISHED", "{root}/second": "FINISHED"}
 
 
 def test_fatal_errors_are_one_line(run_job: RunJob, inputs: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -76,6 +77,21 @@ def test_jobs_are_nested_under_one_pipeline(uri: str, config: Paint) -> None:
     history = MlflowClient(uri).get_metric_history(nested["train"].info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
     assert set(nested["train"].data.metrics) == {"loss"}
+
+
+def test_jobs_that_begin_at_once_are_nested_under_one_pipeline(uri: str, config: Paint) -> None:
+    """Several find that the pipeline has no run yet and start one: all but the earliest are given up."""
+    start = threading.Barrier(4)
+
+    def job(name: str) -> None:
+        start.wait()
+        with track(name, config):
+            pass
+
+    names = {"ingest", "train", "synthesize", "scan"}
+    with ThreadPoolExecutor(4) as jobs:
+        list(jobs.map(job, names))
+    assert set(runs(uri, config)[1]) == names
 
 
 def test_figures_texts_and_files_are_kept(uri: str, config: Paint, tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_a_worker_reports_judges_and_goes_on(
     assert reported[1]["loss"] == reported[2]["loss"]
     assert pq.read_table(tmp_path / "after-4" / loop.PREDICTIONS_FILE) == rows
 
+    shutil.rmtree(tmp_path / "after-4")
+    loop.fit_loop(replace(config, turns=False), examples)
+    plain = pq.read_table(tmp_path / "after-4" / loop.PREDICTIONS_FILE)
+    assert {*rows.column_names} - {*plain.column_names} == {"score_turned", "morphology_turned"}
+    assert plain == rows.select(plain.column_names)
+
 
 def test_every_batch_has_its_share_of_synthetic_galaxies(examples: Examples) -> None:
     for batch in islice(iter(mixed_stream(CONFIG, examples, 0)), 7):

@@ -207,7 +207,7 @@ def test_turns_are_tuned_on_turned_validation_galaxies(classifier, second, tmp_p
     assert decision.threshold == pytest.approx(same_mean.threshold)
     assert decision.temperature == pytest.approx(same_mean.temperature, rel=1e-3)
     assert decide(Aim(), "", None, Ensemble.read((judged,))) == TUNED
-    with pytest.raises(InputError, match="before classifiers were judged by turned images"):
+    with pytest.raises(InputError, match="was not judged by turned images"):
         decide(Aim(), "", None, Ensemble.read((classifier,), turns=True))
 
 

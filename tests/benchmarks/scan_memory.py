@@ -1,4 +1,4 @@
-"""Memory of a scan's driver and workers at 10,000 and at 1,000,000 rows, each scan in a process of its own.
+"""Memory of a scan, and its driver's work, at 10,000 to 1,000,000 rows, each scan in a process of its own.
 
     python tests/benchmarks/scan_memory.py [rows ...]
 
@@ -7,7 +7,8 @@ the same file. Of a hundred rows 49 are not selected, 49 have no position and be
 and scored, so that a million rows pass through every step in minutes. The peak of the driver is its own, as
 the system counts it; that of the workers is the largest sum of what Ray's processes each hold alone (unique
 set size), sampled twice a second, which leaves the shared object store out. Prints one JSON object on the
-last line; `growth` is the largest peak over the smallest.
+last line: `growth` is the largest peak over the smallest, `driver_us_per_row` what each row more, from one
+size to the next, took of a processor in the driver: the start is in neither.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ from galray.data.mock import MockConfig, render_tile
 from galray.scan.options import ScanConfig
 from galray.scan.scan import scan
 
-SIZES = (10_000, 1_000_000)
+SIZES = (10_000, 100_000, 1_000_000)
 SIZE_PX = 64
 ROWS_PER_BLOCK = 50_000
 ROWS_PER_TILE = 5_000
@@ -54,7 +56,15 @@ def main(sizes: tuple[int, ...]) -> None:
     growth = {
         kind: max(p[kind] for p in peaks.values()) / min(p[kind] for p in peaks.values()) for kind in kinds
     }
-    print(json.dumps({"peaks": peaks, "growth": growth, "hardware": hardware()}))
+    per_row = {
+        f"{fewer} to {more}": round(
+            1e6 * (peaks[more]["driver_cpu_s"] - peaks[fewer]["driver_cpu_s"]) / (more - fewer), 2
+        )
+        for fewer, more in pairwise(sorted(peaks))
+    }
+    print(
+        json.dumps({"peaks": peaks, "growth": growth, "driver_us_per_row": per_row, "hardware": hardware()})
+    )
 
 
 def drive(rows: int) -> None:
@@ -71,9 +81,10 @@ def drive(rows: int) -> None:
             workers.stop()
         counts = Manifest.read(open_location(f"{folder}/scan"), "scores").counts
         assert counts["rows_in"] == rows
-    driver_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
     peaks = {
-        "driver_mib": round(driver_mib),
+        "driver_mib": round(used.ru_maxrss / 1024),
+        "driver_cpu_s": round(used.ru_utime + used.ru_stime, 2),
         "workers_mib": round(workers.peak_mib),
         "seconds": round(seconds),
     }

@@ -22,6 +22,7 @@ from botocore.session import get_session
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 
 from galray.core.config import parse
@@ -269,6 +270,14 @@ def test_images_are_pinned_and_do_not_run_as_root() -> None:
     assert not re.search(r"^(ADD|COPY) .*(https?://|secret|token|\.aws)", text, re.MULTILINE | re.IGNORECASE)
     pins = set(re.findall(r"[\w-]+==[\w.]+", text)) - {"psycopg2-binary==2.9.13"}
     assert pins <= set((services.REPOSITORY / "requirements-gpu.txt").read_text().split())
+
+
+def test_the_runtime_environment_is_what_nodes_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ray job submit --runtime-env` reads it."""
+    monkeypatch.chdir(services.REPOSITORY)
+    declared = RuntimeEnv(**yaml.safe_load((CLUSTER / "runtime-env.yaml").read_text()))
+    wanted = (services.REPOSITORY / "requirements-gpu.txt").read_text().splitlines()
+    assert declared.pip_config()["packages"] == wanted
 
 
 def test_node_requirements_are_those_of_the_project() -> None:

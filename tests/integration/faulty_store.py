@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 SPOILED_EVERY = 10
-HANG_S = 1.0  # then the connection is closed without an answer, as by a gateway that gives up
+# Then the connection is closed without an answer, as by a gateway that gives up.
+HANG_S = float(os.environ.get("GALRAY_TEST_HANG_S", "1"))
 FAULTS: dict[str, tuple[int, str] | None] = {
     "overloaded": (503, "SlowDown"),
     "failing": (500, "InternalError"),

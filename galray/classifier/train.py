@@ -289,6 +289,12 @@ PRESETS = {
     ),
     "debug": Preset(
         "seconds on a CPU, to see that everything runs",
-        ClassifyConfig(backbone="resnet-tiny", size_px=32, epochs=2, batch_size=32),
+        ClassifyConfig(
+            backbone="resnet-tiny",
+            size_px=32,
+            epochs=2,
+            batch_size=32,
+            scaling=Scaling(threads_per_worker=1),  # threads of so small a network wait for each other
+        ),
     ),
 }

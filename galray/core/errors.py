@@ -107,6 +107,14 @@ class StorageError(GalrayError):
 class StorageUnreachable(StorageError):
     """No answer from the object store's endpoint, or none but its own failure."""
 
+    @classmethod
+    def failing(cls, uri: str, message: str) -> StorageUnreachable:
+        """Return what is told of a store that answers, however often it is asked, that it cannot."""
+        return cls(
+            f"{uri}: the object store answers that it is overloaded or failing, however often it is asked: "
+            f"{message}. Wait until it has recovered, then go on with --resume."
+        )
+
 
 class StorageDenied(StorageError):
     """The object store refuses the keys, or the permissions do not suffice."""

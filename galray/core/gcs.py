@@ -80,8 +80,5 @@ def told(uri: str, message: str) -> StorageError | None:
         place = os.environ.get("STORAGE_EMULATOR_HOST") or "Google Cloud Storage"
         return StorageUnreachable(f"{uri}: no answer from {place}. Check the network.")
     if any(sign in message for sign in _FAILING_SIGNS):
-        return StorageUnreachable(
-            f"{uri}: the object store answers that it is overloaded or failing, however often it is asked: "
-            f"{message}. Wait until it has recovered, then go on with --resume."
-        )
+        return StorageUnreachable.failing(uri, message)
     return None

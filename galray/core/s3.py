@@ -95,10 +95,7 @@ def told(uri: str, message: str) -> StorageError | None:
             "Check AWS_ENDPOINT_URL, the region and the network."
         )
     if any(sign in message for sign in _FAILING_SIGNS):
-        return StorageUnreachable(
-            f"{uri}: the object store answers that it is overloaded or failing, however often it is asked: "
-            f"{message}. Wait until it has recovered, then go on with --resume."
-        )
+        return StorageUnreachable.failing(uri, message)
     return None
 
 

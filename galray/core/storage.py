@@ -197,7 +197,9 @@ def open_location(uri: str) -> Location:
         if not parts.netloc:
             raise ConfigError(f"{uri!r} names no bucket; write {parts.scheme}://bucket/prefix.")
         if "@" in parts.netloc:  # such a URI would be recorded, keys and all
-            raise ConfigError("Keys do not belong in a URI: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+            raise ConfigError(
+                "Keys do not belong in a URI: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or Google's."
+            )
         return Location(f"{parts.scheme}://{path}", store.filesystem(), path)
     if parts.scheme in ("", "file"):
         path = os.path.abspath(os.path.expanduser(parts.path if parts.scheme else uri))

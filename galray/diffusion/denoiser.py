@@ -70,7 +70,7 @@ class DenoiserConfig:
 
 
 PRESETS: dict[str, DenoiserConfig] = {
-    "debug": DenoiserConfig(16, 2, (32, 64), (False, True), token_dim=32, norm_groups=8),
+    "debug": DenoiserConfig(16, 4, (32, 64), (False, True), token_dim=32, norm_groups=8),
     "32px": DenoiserConfig(32, 1),
     "64px": DenoiserConfig(64, 2),
     # A sixth of the arithmetic of "64px": recognisable classes within minutes on a CPU, in coarser detail.

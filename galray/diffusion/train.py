@@ -271,6 +271,7 @@ def averaged_pipeline(denoiser: Denoiser, result: Result) -> GalaxyPipeline:
 
 _DEBUG = TrainConfig(
     denoiser=replace(DENOISERS["debug"], size_px=32),
+    scaling=Scaling(threads_per_worker=1),  # threads of so small a network wait for each other
     steps=20,
     batch_size=16,
     warmup_steps=5,

@@ -78,7 +78,6 @@ def serve() -> None:
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "MLFLOW_TRACKING_URI": stack.enter_context(services.mlflow_service(FOLDER / "mlflow")),
-            "RAY_JOB_STOP_WAIT_TIME_S": "30",  # for a stopped job's last words
             **galray.ENVIRONMENT,
         }
         _make_bucket(endpoint)

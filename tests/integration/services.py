@@ -221,7 +221,8 @@ def ray_cluster(
     programs = (
         f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the `python` of a submitted job is ours
     )
-    variables = {**os.environ, **environment, **access, "PATH": programs}
+    stop = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}  # for a stopped job's last words, as in cluster/aws.yaml
+    variables = {**os.environ, **environment, **access, **stop, "PATH": programs}
     with ExitStack() as nodes:
         nodes.enter_context(_ray_node(folder / "ray.out", variables, *head))
         address = f"http://127.0.0.1:{dashboard_port}"

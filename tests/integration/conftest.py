@@ -130,9 +130,9 @@ def ray_job(
     with services.ray_cluster(short_folder / "ray", environment) as access:
 
         def run(
-            command: str, *options: str, env: Mapping[str, str] | None = None
+            name: str, *options: str, env: Mapping[str, str] | None = None
         ) -> subprocess.CompletedProcess[str]:
-            words = [sys.executable, "-m", "ray.scripts.scripts", "job", command, *options]
+            words = [sys.executable, "-m", "ray.scripts.scripts", "job", name, *options]
             return _run(words, {**access, **(env or {})})
 
         yield run

@@ -13,18 +13,20 @@ from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
-from gcp_storage_emulator.server import Router, create_server, server
 
-_handle, _upload = Router.handle, objects._multipart_upload
+_upload = objects._multipart_upload
 _one_at_a_time = threading.Lock()
 
 
-def handle(router: Router, method: str) -> None:
-    """Answer a request once those before it are answered: the emulator's memory is not made for threads."""
-    with _one_at_a_time:
-        _handle(router, method)
+class OneAtATime(server.Router):
+    """Answers a request once those before it are answered: the emulator's memory is not made for threads."""
+
+    def handle(self, method: str) -> None:
+        with _one_at_a_time:
+            super().handle(method)
 
 
 def upload_on_condition(request: Any, response: Any, storage: Any) -> None:
@@ -47,6 +49,6 @@ def stands(request: Any, storage: Any) -> bool:
 
 
 if __name__ == "__main__":
-    server.HTTPServer = ThreadingHTTPServer
-    Router.handle, objects._multipart_upload = handle, upload_on_condition
-    create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket=sys.argv[2]).run()
+    server.server.HTTPServer = ThreadingHTTPServer
+    server.Router, objects._multipart_upload = OneAtATime, upload_on_condition
+    server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket=sys.argv[2]).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def growing_cluster(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     with services.autoscaling_ray_cluster(short_folder / "scaling", types) as access:
         for name, value in {**access, "RAY_ADDRESS": access["GALRAY_TEST_GCS"]}.items():
             monkeypatch.setenv(name, value)
-        ray.init(access["GALRAY_TEST_GCS"], logging_level="ERROR", log_to_driver=False)
+        ray.init(access["GALRAY_TEST_GCS"], logging_level=logging.ERROR, log_to_driver=False)
         yield
         ray.shutdown()
 

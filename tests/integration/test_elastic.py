@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,7 +39,8 @@ def workers() -> int:
 
 def give_notice(gcs: str, dashboard: str) -> None:
     """Tell Ray, as a cloud does of a spot machine, that the worker node will be taken back."""
-    (spot,) = (node.node_id for node in list_nodes(dashboard) if not node.is_head_node)
+    nodes: list[Any] = list_nodes(dashboard)
+    (spot,) = (node.node_id for node in nodes if not node.is_head_node)
     reason = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", gcs, *reason]
     deadline = ("--deadline-remaining-seconds", str(DEADLINE_S))

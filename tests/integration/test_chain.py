@@ -212,7 +212,7 @@ def test_a_job_stopped_by_ray_says_so_and_goes_on_elsewhere(
     store_at_fault.at_peace = True
     root = open_location(s3_root)
     publish_galaxies(root / "galaxies")
-    options = ("debug", "--root", s3_root, "--steps", "200")
+    options = ("debug", "--root", s3_root, "--steps", "100")
     words = ("--working-dir", ".", "--", "python", "jobs/train.py", *options)
     ray_job("submit", "--submission-id", "to-stop", "--no-wait", *words)
     until_s, kept = time.monotonic() + 300, set()

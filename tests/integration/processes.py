@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -85,7 +84,7 @@ def titled(above: psutil.Process, *words: str) -> list[Titled]:
 
 @contextmanager
 def one_worker_killed(above: psutil.Process) -> Iterator[list[str]]:
-    """Kill one process that is at work for a job during the block, at some moment of its first second.
+    """Kill one process that is at work for a job during the block, once it is seen: some work for a second.
 
     Gives the titles of those killed: one in the end, or none where nobody was at work.
     """
@@ -94,12 +93,10 @@ def one_worker_killed(above: psutil.Process) -> Iterator[list[str]]:
 
     def kill_one() -> None:
         while not killed and not over.wait(0.1):
-            if titled(above, *AT_WORK):
-                over.wait(random.uniform(0, 1))
-                for worker, title in titled(above, *AT_WORK)[:1]:
-                    with suppress(psutil.NoSuchProcess):  # it was faster
-                        worker.kill()
-                        killed.append(title)
+            for worker, title in titled(above, *AT_WORK)[:1]:
+                with suppress(psutil.NoSuchProcess):  # it was faster
+                    worker.kill()
+                    killed.append(title)
 
     watch = threading.Thread(target=kill_one)
     watch.start()

@@ -46,7 +46,7 @@ def run_chain(root: str, kills_below: psutil.Process | None) -> None:
     print(f"\n{root}", flush=True)
     for name, *options in readme_jobs(root):
         started_s = time.monotonic()
-        with one_worker_killed(kills_below) if kills_below else nullcontext([]) as killed:
+        with one_worker_killed(kills_below, name) if kills_below else nullcontext([]) as killed:
             done = submit(name, options)
         took_s = time.monotonic() - started_s
         lost = f"; lost {killed[0]}" if killed else ""

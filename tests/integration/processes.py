@@ -17,7 +17,7 @@ import psutil
 
 from tests.integration.services import REPOSITORY
 
-AT_WORK = ("MapBatches(", "RayTrainWorker")  # in the titles of Ray's processes that do a job's work
+_TRAINING = ("train", "classify", "tune")
 _PATIENCE_S = 600.0
 
 
@@ -83,17 +83,18 @@ def titled(above: psutil.Process, *words: str) -> list[Titled]:
 
 
 @contextmanager
-def one_worker_killed(above: psutil.Process) -> Iterator[list[str]]:
-    """Kill one process that is at work for a job during the block, once it is seen: some work for a second.
+def one_worker_killed(above: psutil.Process, job: str) -> Iterator[list[str]]:
+    """Kill a process that does a job's own work during the block, once it is seen: some work for a second.
 
     Gives the titles of those killed: one in the end, or none where nobody was at work.
     """
+    work = "RayTrainWorker" if job in _TRAINING else "MapBatches("  # in the title that Ray gives a process
     killed: list[str] = []
     over = threading.Event()
 
     def kill_one() -> None:
         while not killed and not over.wait(0.1):
-            for worker, title in titled(above, *AT_WORK)[:1]:
+            for worker, title in titled(above, work)[:1]:
                 with suppress(psutil.NoSuchProcess):  # it was faster
                     worker.kill()
                     killed.append(title)

@@ -58,7 +58,7 @@ def run_readme(run: RunJob, root: str, env: Mapping[str, str], store: FaultyStor
     for name, *options in jobs:
         # Hundreds of images, each tried again after a while: how ingest bears it is another test's.
         store.at_peace = name in ("mock", "ingest")
-        with one_worker_killed(psutil.Process()) as killed:
+        with one_worker_killed(psutil.Process(), name) as killed:
             done = run(name, *options, env=env)
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
         assert killed, name

@@ -2,7 +2,7 @@
 
     python -m cluster.local start
     source /tmp/galray-local/env
-    python -m cluster.rehearsal        # some ten minutes; every job by `ray job submit`, all in the bucket
+    python -m cluster.rehearsal        # 15 minutes; every job by `ray job submit`, all in the bucket
 
 Both end with the same candidates, and the tracking server shows both, job beside job.
 """

@@ -179,10 +179,12 @@ def done_units(location: Location, plan_id: str) -> dict[int, list[FileRecord]]:
     PublishError
         A unit was done for another plan.
     """
-    names = [info.base_name for info in (location / RECORDS).files()]
+    records = _read_records(location)  # before the shards are listed: a unit's are there before its record
+    if not records:
+        return {}
     sizes = {info.path: info.size for folder in (SHARDS, REJECTS) for info in (location / folder).files()}
     done: dict[int, list[FileRecord]] = {}
-    for record in _read_records(location, names):
+    for record in records:
         if record["plan"] != plan_id:
             raise PublishError(
                 f"{location.uri} holds unfinished work that was begun with other options or inputs. "
@@ -196,9 +198,9 @@ def done_units(location: Location, plan_id: str) -> dict[int, list[FileRecord]]:
     return done
 
 
-def _read_records(location: Location, names: list[str]) -> list[dict[str, Any]]:
-    """Read records, many at once; not as a dataset of pyarrow, whose reader of JSON can wait for itself."""
-    places = [location / f"{RECORDS}/{name}" for name in names]
+def _read_records(location: Location) -> list[dict[str, Any]]:
+    """Read all records, many at once; not as pyarrow reads JSON datasets, for that can wait for itself."""
+    places = [location / f"{RECORDS}/{info.base_name}" for info in (location / RECORDS).files()]
     with ThreadPoolExecutor(_READERS) as readers:
         return [json.loads(data) for data in readers.map(Location.read_bytes, places)]
 

@@ -30,6 +30,9 @@ from pyarrow import fs
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.data import DataContext
 
+# One for this process, all that it starts and all clusters below: Ray keeps the first that it sees.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
 REPOSITORY = Path(__file__).parents[2]
 CEPH_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 S3_ACCESS_KEY = "galray-test-key"
@@ -212,7 +215,7 @@ def ray_cluster(
     """
     dashboard_port, client_port, free_port = free_ports(3)
     port = port or free_port
-    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
     head = (
         *("--head", "--port", str(port), "--dashboard-port", str(dashboard_port)),
         *("--ray-client-server-port", str(client_port), "--num-cpus", str(cpus)),

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray.data import Dataset, Datasink
+from pyarrow import fs
+from ray.data import DataContext, Dataset, Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 from ray.data.expressions import Expr
@@ -180,9 +181,25 @@ def read_shards(
     where : ray.data expression, optional
         Rows to keep; Ray pushes both down into the Parquet reader.
     """
-    table = ray.data.read_parquet(shard_paths(location, kind), filesystem=location.filesystem)
+    table = read_parquet(shard_paths(location, kind), location.filesystem)
     table = table if where is None else table.filter(expr=where)
     return table.select_columns(list(columns)) if columns else table
+
+
+def read_parquet(
+    paths: Sequence[str], filesystem: fs.FileSystem, columns: Sequence[str] | None = None
+) -> Dataset:
+    """Stream Parquet files; Ray first looks at a few of them, of which a log need not tell."""
+    context = DataContext.get_current()
+    shown, context.enable_progress_bars = context.enable_progress_bars, False
+    try:
+        table = ray.data.read_parquet(
+            list(paths), filesystem=filesystem, columns=list(columns) if columns else None, partitioning=None
+        )
+    finally:
+        context.enable_progress_bars = shown
+    table.context.enable_progress_bars = shown
+    return table
 
 
 def shard_paths(location: Location, kind: str) -> list[str]:

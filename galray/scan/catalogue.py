@@ -13,6 +13,7 @@ from ray.data.block import BlockMetadata
 
 from galray.core.cluster import say
 from galray.core.errors import InputError
+from galray.core.shards import read_parquet
 from galray.core.storage import Location
 from galray.data.blocks import Part, column_names, parts, read_blocks
 from galray.data.expressions import Expression
@@ -55,7 +56,7 @@ def read_sources(
     if is_parquet:
         wanted = [name for name in names if name.lower() in read.names]
         paths = [file.path for file in files]
-        rows = ray.data.read_parquet(paths, filesystem=location.filesystem, columns=wanted, partitioning=None)
+        rows = read_parquet(paths, location.filesystem, wanted)
     else:
         rows = ray.data.read_datasource(_TableFiles(files, read.names))
     sources = rows.map_batches(read.__call__, batch_size=None, batch_format="pyarrow")
@@ -130,7 +131,7 @@ def _primary_table(location: Location) -> Location:
 
 def _parquet_names(file: Location) -> list[str]:
     try:
-        schema = ray.data.read_parquet(file.path, filesystem=file.filesystem, partitioning=None).schema()
+        schema = read_parquet([file.path], file.filesystem).schema()
     except (pa.ArrowInvalid, ValueError) as error:
         raise InputError(f"{file.uri} is no Parquet catalogue: {error}. Check --catalogue.") from error
     return list(schema.names) if schema else []

@@ -4,10 +4,10 @@
 
 Both train the same network on the same galaxies, in batches of the same size and the same precision, with
 the same optimiser, clipping and moving average, on all cores. The job reads its cache, draws what its
-exact resume needs, reports and tracks metrics; the bare loop indexes a tensor. Both are timed from the first
-report of the job, or as many steps of the loop, to the last step: what starts Ray and the worker, or
-computes the cache, is left out. Runs alternate, so that a busy machine slows both. Prints one JSON object on
-the last line.
+exact resume needs, reports and tracks metrics; the bare loop indexes a tensor. The job is timed over the
+second half of its steps, the loop after as many as warm it up: what starts Ray and the worker, computes the
+cache, or opens MLflow at the first report (seconds of a core) is left out. Runs alternate, so that a busy
+machine slows both. Prints one JSON object on the last line.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRESET = "laptop"
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(steps: int = 60, repeats: int = 3) -> None:
+def main(steps: int = 120, repeats: int = 3) -> None:
     preset = PRESETS[PRESET].config
     job, bare = [], []
     with tempfile.TemporaryDirectory(prefix="galray-training-speed-") as name, connect():
@@ -79,13 +79,14 @@ def main(steps: int = 60, repeats: int = 3) -> None:
 
 
 def job_rate(root: Path, config: TrainConfig) -> float:
-    """Return images a second between the first and the last report of the latest run."""
+    """Return images a second over the second half of the latest run, from report to report."""
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiment = client.get_experiment_by_name("galray")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
     points = next(p for run in runs if (p := client.get_metric_history(run.info.run_id, "loss")))
-    first, last = min(points, key=lambda p: p.step), max(points, key=lambda p: p.step)
+    points = sorted((point for point in points if 2 * point.step >= config.steps), key=lambda p: p.step)
+    first, last = points[0], points[-1]
     return config.batch_size * (last.step - first.step) / (last.timestamp - first.timestamp) * 1e3
 
 

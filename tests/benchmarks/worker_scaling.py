@@ -40,7 +40,7 @@ JOBS = ("train", "scan", "bare")
 _LOG_EVERY = 10
 
 
-def main(repeats: int = 3, steps: int = 60, tiles: int = 8) -> None:
+def main(repeats: int = 3, steps: int = 160, tiles: int = 8) -> None:
     rates: dict[str, list[float]] = {f"{job} {workers}": [] for job in JOBS for workers in (1, 2)}
     with tempfile.TemporaryDirectory(prefix="galray-") as name:
         root = Path(name)

@@ -246,6 +246,7 @@ def test_quickstart(tmp_path: Path, run_job: RunJob) -> None:
     first = run_job("quickstart", "debug", "--root", relative)
     assert first.returncode == 0
     assert "real and synthetic galaxies" in first.stdout
+    assert "Parquet dataset sampling" not in first.stderr  # Ray's bar, of which a log is better free
     assert (root / "candidates-augmented/index.html").is_file()
     before = contents(root)
     again = run_job("quickstart", "debug", "--root", relative)
@@ -258,15 +259,3 @@ def contents(root: Path) -> dict[str, bytes]:
     """Return all files but the tracking database."""
     files = [path for path in root.rglob("*") if path.is_file() and "mlflow" not in path.name]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
-@pytest.mark.timeout(600)
-def test_quickstart_interrupted(tmp_path: Path, run_job: RunJob) -> None:
-    """An interrupted run is neither destroyed nor taken for a finished one."""
-    root = tmp_path / "run"
-    assert run_job("mock", "debug", "--root", str(root)).returncode == 0
-    survey = contents(root / "survey")
-    refused = run_job("quickstart", "debug", "--root", str(root))
-    assert refused.returncode == 2
-    assert "RESUME=1" in refused.stderr
-    assert contents(root / "survey") == survey

@@ -1,4 +1,4 @@
-"""A search that is killed twice, and a study: finished work is kept, and nothing is done twice."""
+"""A search that is killed, and a study: finished work is kept, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -79,19 +79,17 @@ def ended(root: Path) -> int:
 
 
 @pytest.mark.timeout(1800)
-def test_search_killed_twice_keeps_what_has_ended(tmp_path: Path) -> None:
+def test_a_killed_search_keeps_what_has_ended(tmp_path: Path) -> None:
     """Each point is tried once, whoever was killed meanwhile, and has one run in MLflow."""
     root, log = tmp_path / "run", tmp_path / "log.txt"
     publish_galaxies(root)
     publish_denoiser(root, tmp_path / "saved")
     options = ("debug", "--root", str(root), *SEARCH, "--resume")
-    kept: dict[str, str] = {}
-    for count in (1, 2):
-        job = JobProcess("tune", *options, log=log)
-        job.wait_for(lambda count=count: ended(root) >= count)
-        job.kill_all()
-        assert kept.items() <= through(root).items()
-        kept = through(root)
+    job = JobProcess("tune", *options, log=log)
+    job.wait_for(lambda: ended(root) >= 1)
+    job.kill_all()
+    kept = through(root)
+    assert kept
     assert JobProcess("tune", *options, log=log).end() == 0, log.read_text()[-4000:]
     assert kept.items() <= through(root).items()
     assert_whole(root)
@@ -118,7 +116,7 @@ def assert_one_run_each(root: Path) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     searches = [run.info.status for run in runs if run.data.tags.get("galray.job") == "tune"]
-    assert sorted(searches) == ["FINISHED", "KILLED", "KILLED"]
+    assert sorted(searches) == ["FINISHED", "KILLED"]
     of_points = [run for run in runs if "galray.point" in run.data.tags]
     assert len({run.data.tags["galray.point"] for run in of_points}) == len(of_points) == 3
     assert {run.info.status for run in of_points} == {"FINISHED"}

@@ -8,8 +8,6 @@ loopback address with keys of their own. From the root of the repository, with t
     ray job submit --working-dir . -- python jobs/mock.py debug --root s3://galray/try
     python -m cluster.local status
     python -m cluster.local stop       # ends what start began, and nothing else; the bucket goes with it
-
-Submit one job at a time: the nodes share one disk here, and unpack a job's files into the same folder.
 """
 
 from __future__ import annotations

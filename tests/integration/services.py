@@ -237,8 +237,12 @@ def ray_cluster(
 
 
 def worker_node(output: Path, variables: Mapping[str, str], gcs: str) -> AbstractContextManager[None]:
-    """A node of one core that is part of a cluster until the end of the block."""
-    return _ray_node(output, variables, "--address", gcs, "--num-cpus", "1")
+    """A node of one core that is part of a cluster until the end of the block; its files are its own.
+
+    In a folder that it shared, it would unpack a job's files anew beneath those who work there.
+    """
+    options = ("--address", gcs, "--num-cpus", "1", "--temp-dir", str(output.with_suffix("")))
+    return _ray_node(output, variables, *options)
 
 
 def _ray_node(output: Path, variables: Mapping[str, str], *options: str) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from tests.integration.faulty_store import FaultyStore, faulty_store
 
 BUCKET = "galray-test"
 MLFLOW_PASSWORD = "galray-test-password"
-_JOB_TIMEOUT_S = 600
+_JOB_TIMEOUT_S = 1100
 _LONGEST = ("test_chain", "test_search", "test_training", "test_elastic")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from pyarrow import fs
 from ray.data import Dataset, Datasource, ReadTask
@@ -131,10 +132,9 @@ def _primary_table(location: Location) -> Location:
 
 def _parquet_names(file: Location) -> list[str]:
     try:
-        schema = read_parquet([file.path], file.filesystem).schema()
+        return pq.read_schema(file.path, filesystem=file.filesystem).names
     except (pa.ArrowInvalid, ValueError) as error:
         raise InputError(f"{file.uri} is no Parquet catalogue: {error}. Check --catalogue.") from error
-    return list(schema.names) if schema else []
 
 
 def _footprints(tiles: TileFiles) -> Footprints:

@@ -4,8 +4,8 @@
 
 Estimates, for the order of magnitude: rates grow with cores and machines, a core of the machine that was
 measured counts as one of a rented machine's, and nothing that all share, such as the bucket, holds anybody
-up. Disks, storage, requests, traffic, what Ray adds and the minutes in which machines start are not counted;
-nor is training, which does not grow with the survey.
+up. Disks, storage, requests, traffic and the minutes in which machines start are not counted; nor is training,
+which does not grow with the survey.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ class Rates:
 
     Attributes
     ----------
-    ingest_per_core, cutouts_per_core, scores_per_core : float
-        Of one core: `ingest` with headers checked; cutouts from tiles; the network's scores.
+    ingest_per_core, scan_per_core : float
+        Of one core: the whole `ingest`, with headers checked; the whole `scan`, which cuts and scores.
+    cutouts_per_core : float
+        Of one core that does nothing but cut, for a GPU.
     scores_per_gpu : float
         Of one GPU.
     """
 
     ingest_per_core: float
+    scan_per_core: float
     cutouts_per_core: float
-    scores_per_core: float
     scores_per_gpu: float
 
     def ingest(self, machine: Machine) -> float:
@@ -58,10 +60,10 @@ class Rates:
         return machine.cores * self.ingest_per_core
 
     def scan(self, machine: Machine) -> float:
-        """Return the sources a second that a machine scans: its cores cut for its GPUs, or cut and score."""
+        """Return the sources a second that a machine scans: its cores cut for its GPUs, or do it all."""
         if machine.gpus:
             return min(machine.cores * self.cutouts_per_core, machine.gpus * self.scores_per_gpu)
-        return machine.cores / (1 / self.cutouts_per_core + 1 / self.scores_per_core)
+        return machine.cores * self.scan_per_core
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ GPU = Machine("g6.2xlarge", 8, 1, on_demand_usd_per_h=0.9776, spot_usd_per_h=0.5
 
 # As the README tells: measured, but for the last one, which is assumed.
 RATES = Rates(
-    ingest_per_core=6221 / 2,
-    cutouts_per_core=1120,
-    scores_per_core=218,
+    ingest_per_core=6671 / 2,
+    scan_per_core=246 / 2,
+    cutouts_per_core=1230 / 2,
     scores_per_gpu=10_000,
 )
 

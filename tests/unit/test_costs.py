@@ -32,7 +32,7 @@ def test_more_machines_save_time_and_the_heads_wage_alone() -> None:
 
 
 def test_a_gpu_waits_for_its_cutouts_or_they_for_it() -> None:
-    rates = Rates(ingest_per_core=5, cutouts_per_core=100, scores_per_core=25, scores_per_gpu=300)
+    rates = Rates(ingest_per_core=5, scan_per_core=20, cutouts_per_core=100, scores_per_gpu=300)
     assert rates.ingest(MACHINE) == 20
     assert rates.scan(MACHINE) == 4 * 20
     assert rates.scan(replace(MACHINE, gpus=1)) == 300
@@ -64,5 +64,6 @@ def test_the_readme_shows_what_is_reckoned() -> None:
 def test_the_rates_are_those_that_the_readme_says_were_measured() -> None:
     text = " ".join(README.split())
     assert f"{2 * RATES.ingest_per_core:,.0f} images/s with headers checked" in text
-    assert f"{RATES.cutouts_per_core:,.0f} cutouts and {RATES.scores_per_core:,.0f} scores a second" in text
+    cut, scanned = 2 * RATES.cutouts_per_core, 2 * RATES.scan_per_core
+    assert f"{cut:,.0f} cutouts a second, or {scanned:,.0f} sources scanned" in text
     assert f"{RATES.scores_per_gpu:,} scores a second, is an **assumption**" in text

@@ -4,8 +4,8 @@
 
 Estimates, for the order of magnitude: rates grow with cores and machines, a core of the machine that was
 measured counts as one of a rented machine's, and nothing that all share, such as the bucket, holds anybody
-up. Disks, storage, requests, traffic and the minutes in which machines start are not counted; nor is training,
-which does not grow with the survey.
+up. Disks, storage, requests, traffic and the minutes in which machines start are not counted; nor is
+training, which does not grow with the survey.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from galray.classifier.losses import BalanceMethod
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import find_target
 from galray.classifier.teacher import Teacher
-from galray.core.cluster import Scaling, say, train_run
+from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
 from galray.core.manifest import Manifest, ancestry, publish, standing
@@ -187,13 +186,12 @@ def classify(config: ClassifyConfig) -> Manifest:
         publish(output, "classifier", config.resolved(), parents) as publication,
     ):
         result = fit(config, output, [ReportToRun(run)])
-        assert result.checkpoint is not None  # the last epoch always reports one
-        with result.checkpoint.as_directory() as folder:
-            predictions = pq.read_table(Path(folder, PREDICTIONS_FILE))
-            settings = network.load(Path(folder, MODEL)).config
+        with last_checkpoint(result, output) as folder:
+            predictions = pq.read_table(folder / PREDICTIONS_FILE)
+            settings = network.load(folder / MODEL).config
             decision, report = judge(predictions, settings)
-            publication.add_folder(Path(folder, MODEL))
-            publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
+            publication.add_folder(folder / MODEL)
+            publication.write(PREDICTIONS_FILE, (folder / PREDICTIONS_FILE).read_bytes())
         if decision:
             publication.write(DECISION_FILE, decision.to_json())
         publication.write("metrics.json", json.dumps(report, indent=1))

@@ -10,17 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import DataContext
 from ray.experimental import tqdm_ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 
 from galray import ENVIRONMENT
 from galray.core.config import require
 from galray.core.logs import quiet_driver
-from galray.core.storage import Location
+from galray.core.storage import Location, storage_errors
 
 logger = logging.getLogger("galray")
 
@@ -82,6 +83,20 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
         ),
         callbacks=callbacks,
     )
+
+
+@contextmanager
+def last_checkpoint(result: Result, storage: Location) -> Iterator[Path]:
+    """Open the folder of a Ray Train run's last checkpoint.
+
+    Raises
+    ------
+    StorageError
+        `storage`, where the run keeps it, cannot be read.
+    """
+    assert result.checkpoint is not None  # the last step always reports one
+    with storage_errors(storage.uri), result.checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 @contextmanager

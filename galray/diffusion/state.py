@@ -86,7 +86,8 @@ class TrainingState:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was taken, by however many workers."""
-        state = read_state(checkpoint)
+        with checkpoint.as_directory() as folder:
+            state = read_state(Path(folder))
         restore_trained(self.denoiser, state["denoiser"])
         restore_trained(self.average, state["average"])
         set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=_PARTLY)
@@ -98,11 +99,10 @@ class TrainingState:
         move_average(average, weights, self.step, decay)
 
 
-def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read a checkpoint's file."""
-    with checkpoint.as_directory() as folder:
-        # weights_only: a checkpoint from a bucket must not run code here
-        return torch.load(Path(folder, STATE_FILE), weights_only=True, map_location="cpu")
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Read the file in a checkpoint's folder."""
+    # weights_only: a checkpoint from a bucket must not run code here
+    return torch.load(checkpoint / STATE_FILE, weights_only=True, map_location="cpu")
 
 
 def restore_trained(module: nn.Module, weights: dict[str, Any]) -> None:

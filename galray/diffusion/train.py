@@ -15,7 +15,7 @@ import tyro
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 
-from galray.core.cluster import Scaling, say, train_run
+from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
 from galray.core.manifest import Manifest, publish, standing
@@ -196,7 +196,8 @@ def train(config: TrainConfig) -> Manifest:
         statistics = fit_statistics(config, codec, cached)
         check_memory(config, statistics)
         result = fit(config, output, cached, statistics, run)
-        pipeline = averaged_pipeline(config.untrained(statistics), result)
+        with last_checkpoint(result, output) as folder:
+            pipeline = averaged_pipeline(config.untrained(statistics), folder)
         with tempfile.TemporaryDirectory() as folder:
             pipeline.save_pretrained(folder)
             publication.add_folder(Path(folder))
@@ -261,10 +262,9 @@ def fit(
     return result
 
 
-def averaged_pipeline(denoiser: Denoiser, result: Result) -> GalaxyPipeline:
-    """Return the averaged weights of the last checkpoint as a pipeline."""
-    assert result.checkpoint is not None  # the last step always reports one
-    restore_trained(denoiser, read_state(result.checkpoint)["average"])
+def averaged_pipeline(denoiser: Denoiser, checkpoint: Path) -> GalaxyPipeline:
+    """Return the averaged weights of a checkpoint's folder as a pipeline."""
+    restore_trained(denoiser, read_state(checkpoint)["average"])
     merge_adapters(denoiser.unet)
     return GalaxyPipeline.from_denoiser(denoiser.eval())
 

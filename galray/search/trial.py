@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from ray.tune.result import DONE
 from galray.classifier.judging import PREDICTIONS_FILE
 from galray.classifier.loop import MODEL
 from galray.classifier.train import CHECKPOINTS, check_lineage, fit
+from galray.core.cluster import last_checkpoint
 from galray.core.manifest import publish
 from galray.core.storage import Location
 from galray.core.tracking import Run
@@ -116,10 +116,9 @@ def train_seed(config: SearchConfig, record: TrialRecord, seed: int, following: 
     resolved, parents = {**classification.resolved(), "resume": True}, check_lineage(classification)
     with publish(place, "trial", resolved, parents) as publication:
         result = fit(classification, place, [following])
-        assert result.checkpoint is not None  # the last epoch always reports one
-        with result.checkpoint.as_directory() as folder:
-            publication.add_folder(Path(folder, MODEL))
-            publication.write(PREDICTIONS_FILE, Path(folder, PREDICTIONS_FILE).read_bytes())
+        with last_checkpoint(result, place) as folder:
+            publication.add_folder(folder / MODEL)
+            publication.write(PREDICTIONS_FILE, (folder / PREDICTIONS_FILE).read_bytes())
         publication.write("validation.json", json.dumps(record.epochs(seed)[-1]))
         publication.lineage = trained_on(parents, classification.read_labelled())
     (place / CHECKPOINTS).delete()

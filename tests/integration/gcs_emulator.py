@@ -1,14 +1,15 @@
 """Google Cloud Storage on this machine: ``python -m tests.integration.gcs_emulator PORT BUCKET``.
 
 The emulator serves one connection after the other, idle ones too, and takes no notice of conditions. Here
-it serves all connections, one request after the other, and keeps the condition that galray and pyarrow set:
-that an object be created and none replaced.
+it serves all connections, looks at one request after the other, and keeps the condition that galray and
+pyarrow set: that an object be created and none replaced.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -17,16 +18,25 @@ from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
+Handler = Callable[[Any, Any, Any], None]
+
 _upload = objects._multipart_upload
-_one_at_a_time = threading.Lock()
+_turn = threading.Lock()
 
 
-class OneAtATime(server.Router):
-    """Answers a request once those before it are answered: the emulator's memory is not made for threads."""
+def one_at_a_time(handler: Handler) -> Handler:
+    """Look at a request once those before it are through: the emulator's memory is not made for threads.
 
-    def handle(self, method: str) -> None:
-        with _one_at_a_time:
-            super().handle(method)
+    Nobody waits for a network meanwhile: a client that leaves one answer unread until it has another would
+    wait for ever.
+    """
+
+    def handle(request: Any, response: Any, storage: Any) -> None:
+        _ = request.data  # read from the connection, and kept; the answer is sent after this
+        with _turn:
+            handler(request, response, storage)
+
+    return handle
 
 
 def upload_on_condition(request: Any, response: Any, storage: Any) -> None:
@@ -50,5 +60,8 @@ def stands(request: Any, storage: Any) -> bool:
 
 if __name__ == "__main__":
     server.server.HTTPServer = ThreadingHTTPServer
-    server.Router, objects._multipart_upload = OneAtATime, upload_on_condition
+    objects._multipart_upload = upload_on_condition
+    table: Any = server.HANDLERS
+    for _, handlers in table:
+        handlers.update({method: one_at_a_time(answer) for method, answer in handlers.items()})
     server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket=sys.argv[2]).run()

@@ -12,8 +12,10 @@ from typing import Any
 
 import pyarrow.dataset as pads
 import pytest
+from ray.train import Checkpoint, Result
 
-from galray.core.errors import InputError
+from galray.core.cluster import last_checkpoint
+from galray.core.errors import InputError, StorageUnreachable
 from galray.core.manifest import UNFINISHED, Manifest
 from galray.core.storage import Location, open_location
 from tests.integration import gz2_files as gz2
@@ -106,6 +108,18 @@ def test_an_unreachable_endpoint_is_told_soon(run_job: RunJob, inputs: dict[str,
     assert told(done).startswith("StorageUnreachable: s3://bucket/out")
     assert f"http://127.0.0.1:{port}" in told(done)
     assert time.monotonic() - started_s < 60
+
+
+def test_a_checkpoint_out_of_reach_is_told_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray reads it, on the driver, and would end the job with a traceback."""
+    (port,) = services.free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    place = open_location("s3://bucket/denoiser")
+    checkpoint = Checkpoint(f"{place.path}/checkpoint_0", place.filesystem)
+    result = Result(metrics=None, checkpoint=checkpoint, error=None, path=place.path)
+    with pytest.raises(StorageUnreachable, match=place.uri), last_checkpoint(result, place):
+        pass
 
 
 def test_wrong_keys_are_told_soon_and_not_shown(

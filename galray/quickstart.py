@@ -125,10 +125,11 @@ def _timed(seconds: dict[str, float], name: str, run: Callable[[], object]) -> N
 
 
 def _refuse_unfinished(config: QuickstartConfig) -> None:
-    begun = sorted(info.path.rsplit("/", 1)[-1] for info in config.root_location.children())
+    root = config.root_location
+    begun = sorted({info.path.removeprefix(f"{root.path}/").split("/")[0] for info in root.files()})
     if begun and not config.resume:
         raise PublishError(
-            f"{config.root_location.uri} holds an interrupted run ({', '.join(begun)}). "
+            f"{root.uri} holds an interrupted run ({', '.join(begun)}). "
             "Go on with `make quickstart RESUME=1`, or start over: delete it, or give another --root."
         )
 

@@ -125,16 +125,21 @@ class Location:
             return _STORES[urlsplit(self.uri).scheme].create(self.path, data)
 
     def children(self) -> list[fs.FileInfo]:
-        """List the files and folders right below this folder; none where it is absent."""
-        with storage_errors(self.uri):
-            try:
-                return self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-            except FileNotFoundError:  # pyarrow's, of a local folder that was made while it was looked for
-                return []
+        """List the files right below this folder; none where it is absent."""
+        try:
+            return self._files(recursive=False)
+        except InputError:  # pyarrow's, of a local folder that was made while it was looked for
+            return []
 
     def files(self) -> list[fs.FileInfo]:
-        """List all files below this folder, however deep; none where it is absent."""
-        selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        """List all files below this folder, however deep; none where it is absent.
+
+        Of folders only what they hold is ever listed: on ``gs://`` nothing else says that they are there.
+        """
+        return self._files(recursive=True)
+
+    def _files(self, recursive: bool) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
         with storage_errors(self.uri):
             return [info for info in self.filesystem.get_file_info(selector) if info.is_file]
 

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from galray.core.errors import InputError
 from galray.core.manifest import MANIFEST
 from galray.core.storage import Location
 from galray.search.space import Point
@@ -90,16 +89,11 @@ class TrialRecord:
 
 def begun(search: Location) -> list[TrialRecord]:
     """Return the trials that have begun, whole ones first: in this order Optuna best learns what it knew."""
-    found = [_record(search / TRIALS / info.base_name) for info in (search / TRIALS).children()]
-    return sorted(filter(None, found), key=lambda record: (not record.ended, record.point))
-
-
-def _record(folder: Location) -> TrialRecord | None:
-    try:
-        content = json.loads((folder / _BEGUN).read_bytes())
-    except InputError:  # killed before it began
-        return None
-    return TrialRecord(folder, Point(**content["point"]))
+    trials = search / TRIALS
+    marks = [info.path for info in trials.files() if info.base_name == _BEGUN]
+    contents = [json.loads((trials / mark.removeprefix(f"{trials.path}/")).read_bytes()) for mark in marks]
+    found = [TrialRecord.of(search, Point(**content["point"])) for content in contents]
+    return sorted(found, key=lambda record: (not record.ended, record.point))
 
 
 def mean_figures(figures: Sequence[Mapping[str, float]]) -> Figures:

@@ -1,4 +1,4 @@
-"""Several runs that want one output, in a folder and in a real bucket."""
+"""What is written and found on every kind of store, also by several runs that want one output."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from galray.core.claims import Claim, is_claim
 from galray.core.errors import PublishError, StorageDenied, StorageUnreachable
 from galray.core.manifest import Manifest, publish
 from galray.core.storage import Location, open_location
+from galray.search.records import TrialRecord, begun
+from galray.search.space import Point
 from tests.integration import services
 
 N_RUNS = 6
@@ -19,6 +21,23 @@ N_RUNS = 6
 @pytest.fixture(params=["tmp_path", "s3_root", "gs_root"])
 def place(request: pytest.FixtureRequest) -> Location:
     return open_location(f"{request.getfixturevalue(request.param)}/galaxies")
+
+
+def test_files_are_listed_and_folders_are_not(place: Location) -> None:
+    """On ``gs://`` a folder is but a part of names."""
+    for name in ("a", "b/c", "b/d/e"):
+        (place / name).write_bytes(b"12")
+    assert [info.base_name for info in place.children()] == ["a"]
+    listed = sorted(info.path.removeprefix(f"{place.path}/") for info in place.files())
+    assert listed == ["a", "b/c", "b/d/e"]
+
+
+def test_trials_that_have_begun_are_found(place: Location) -> None:
+    whole, begun_only = (TrialRecord.of(place, Point(scale, augmentation_ratio=1.0)) for scale in (1.0, 2.0))
+    for record in (begun_only, whole):
+        assert record.begin("a-run") == "a-run"
+    whole.end()
+    assert begun(place) == [whole, begun_only]
 
 
 def test_of_many_that_create_a_file_at_once_one_succeeds(place: Location) -> None:

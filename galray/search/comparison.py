@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
+from galray.classifier import metrics
 from galray.classifier.metrics import CONFIDENCE, Estimate, macro_f1_of
 from galray.core.errors import InputError
 from galray.search.ranking import over_seeds
@@ -47,8 +47,7 @@ class Judged:
 
     def confusion(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return the weighted counts, rows the true class and columns the predicted one: float64."""
-        cells = self.truth * self.classes + self.predicted
-        return np.bincount(cells, weights, minlength=self.classes**2).reshape(self.classes, self.classes)
+        return metrics.confusion(self.truth, self.predicted, self.classes, weights)
 
 
 Statistic = Callable[[Judged, np.ndarray | None], float]
@@ -61,11 +60,9 @@ def macro_f1(judged: Judged, weights: np.ndarray | None = None) -> float:
 
 def average_precision(judged: Judged, weights: np.ndarray | None = None) -> float:
     """Return the area under the completeness-purity curve of a rare target; NaN without one."""
-    is_rare = judged.truth == 0
-    counted = is_rare if weights is None else is_rare & (weights > 0)
-    if judged.score is None or not counted.any():
+    if judged.score is None:
         return np.nan
-    return float(average_precision_score(is_rare, judged.score, sample_weight=weights))
+    return metrics.average_precision(judged.truth == 0, judged.score, weights)
 
 
 def completeness(judged: Judged, index: int) -> float:
@@ -83,11 +80,8 @@ def purity(judged: Judged, index: int) -> float:
 def found_at_purity(judged: Judged, least: float) -> float:
     """Return how many of a rare target are found by the most complete selection at least so pure."""
     assert judged.score is not None
-    order = np.argsort(-judged.score, kind="stable")
-    true = np.cumsum(judged.truth[order] == 0)
-    last = np.append(np.diff(judged.score[order]) != 0, True)  # ties are selected together
-    pure = last & (true >= least * np.arange(1, len(true) + 1))
-    return float(true[pure].max(initial=0))
+    true, false, _ = metrics.completeness_purity_curve(judged.truth == 0, judged.score)
+    return float(true[true >= least * (true + false)].max())
 
 
 def paired_difference(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, confusion_matrix_at_thresholds
 
 from galray.classifier import metrics
 from galray.core.errors import ConfigError, EmptyInputError, InputError
@@ -124,6 +125,19 @@ def test_curve_counts_what_each_threshold_selects(survey: Survey):
     for row in (0, 7, len(thresholds) - 1):
         found = metrics.completeness_purity(*survey, thresholds[row])
         assert (found.true_positives, found.false_positives) == (true[row], false[row])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_curve_and_area_are_those_of_scikit_learn(weighted):
+    random = np.random.default_rng(0)
+    truth, score = random.integers(0, 2, 300), random.integers(0, 40, 300) / 40  # many ties
+    weights = random.integers(1, 4, 300).astype(float) if weighted else None
+    _, false, _, true, threshold = confusion_matrix_at_thresholds(truth, score, sample_weight=weights)
+    curve = metrics.completeness_purity_curve(truth, score, weights)
+    for ours, theirs in zip(curve, (true, false, threshold), strict=True):
+        np.testing.assert_allclose(ours[1:], theirs)
+    expected = average_precision_score(truth, score, sample_weight=weights)
+    assert metrics.average_precision(truth, score, weights) == pytest.approx(expected)
 
 
 def test_average_precision_by_hand():

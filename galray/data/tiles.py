@@ -116,7 +116,7 @@ def sample_squares(flux: np.ndarray, x_px: np.ndarray, y_px: np.ndarray, size_px
     bottom, left = (centre - (size_px - 1) / 2 for centre in (y_px, x_px))
     y, x = (np.floor(corner).astype(int) - _SPLINE_REACH_PX + 1 for corner in (bottom, left))
     patches = _squares(flux, y, x, size_px + 2 * _SPLINE_REACH_PX - 1)
-    patches = np.where(np.isfinite(patches), patches, np.float32(0))
+    np.copyto(patches, 0, where=~np.isfinite(patches))
     across, along = (_shifts(corner % 1, size_px)[:, None] for corner in (bottom, left))
     return across @ patches @ along.swapaxes(-1, -2)
 
@@ -210,12 +210,20 @@ def _within(first: np.ndarray, size_px: int, length: int) -> np.ndarray:
 
 
 def _squares(planes: np.ndarray, y: np.ndarray, x: np.ndarray, size_px: int) -> np.ndarray:
-    """Return squares of `planes`, shape (k, H, W), by their lowest corners; shape (n, k, side, side)."""
-    rows, columns = (
-        _mirrored(first[:, None] + np.arange(size_px), length)
-        for first, length in zip((y, x), planes.shape[1:], strict=True)
-    )
-    return planes[:, rows[:, :, None], columns[:, None, :]].swapaxes(0, 1)
+    """Return squares of `planes`, shape (k, H, W), by their lowest corners; shape (n, k, side, side).
+
+    One after the other: lines of pixels are copied ten times as fast as pixels are gathered.
+    """
+    squares = np.empty((len(y), len(planes), size_px, size_px), planes.dtype)
+    height, width = planes.shape[1:]
+    side = np.arange(size_px)
+    for square, bottom, left in zip(squares, y.tolist(), x.tolist(), strict=True):
+        if 0 <= bottom <= height - size_px and 0 <= left <= width - size_px:
+            square[:] = planes[:, bottom : bottom + size_px, left : left + size_px]
+        else:
+            rows, columns = _mirrored(bottom + side, height), _mirrored(left + side, width)
+            square[:] = planes[:, rows[:, None], columns]
+    return squares
 
 
 def _mirrored(pixel: np.ndarray, length: int) -> np.ndarray:

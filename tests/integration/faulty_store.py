@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 SPOILED_EVERY = 10
 # Then the connection is closed without an answer, as by a gateway that gives up.
-HANG_S = float(os.environ.get("GALRAY_TEST_HANG_S", "1"))
+HANG_S = float(os.environ.get("GALRAY_TEST_HANG_S", "0.3"))
 FAULTS: dict[str, tuple[int, str] | None] = {
     "overloaded": (503, "SlowDown"),
     "failing": (500, "InternalError"),

@@ -73,6 +73,19 @@ def test_what_eight_symmetries_say_is_judged_beside() -> None:
     assert "morphology_turned" not in plain["test"]
 
 
+def test_a_rare_class_is_named_more_readily_at_halfway_shares() -> None:
+    """One in four galaxies is of it: at halfway shares its probability counts sqrt(3) times as much."""
+    rows = predictions().drop_columns(["truth", "score", "morphology_probability", "morphology_predicted"])
+    probability = np.where(rows["morphology"].to_numpy()[:, None] == 1, [[0.6, 0.37]], [[0.65, 0.32]])
+    probability = np.hstack([probability, np.full((200, 3), 0.01)]).astype(np.float32)
+    rows = rows.append_column("morphology_predicted", pa.array(np.zeros(200, np.int64)))
+    cells = pa.FixedSizeListArray.from_arrays(probability.ravel(), 5)
+    _, report = judge(rows.append_column("morphology_probability", cells), ClassifierConfig(targets=()))
+    for split in ("validation", "test"):
+        assert report[split]["morphology"]["accuracy"] == 0.75
+        assert report[split]["morphology_halfway"]["accuracy"] == 1
+
+
 def test_classes_alone_are_judged_without_a_decision() -> None:
     rows, config = predictions().drop_columns(["truth", "score"]), classes_alone()
     decision, report = judge(rows, config)

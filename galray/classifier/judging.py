@@ -221,9 +221,9 @@ def _judge_split(
     if _TURNED in rows.column_names:
         seen = _matrix(rows, _TURNED)
         turned = metrics.classification(true_class, seen, classes.classes)
-        judged |= {_TURNED: turned.as_dict(), "text": f"{classes}; in eight symmetries {turned}"}
+        judged |= {_TURNED: turned.as_dict(), "text": f"{classes}\nin eight symmetries {turned.headline}"}
     halfway = metrics.classification(true_class, calibration.halfway(seen, config), classes.classes)
-    judged |= {_HALFWAY: halfway.as_dict(), "text": f"{judged['text']}; at halfway shares {halfway}"}
+    judged |= {_HALFWAY: halfway.as_dict(), "text": f"{judged['text']}\nat halfway shares {halfway.headline}"}
     if decision is None:
         return judged
     truth, score = _truth_and_score(rows)

@@ -156,7 +156,12 @@ class ClassReport:
                 self.classes, self.completeness, self.purity, self.f1, strict=True
             )
         ]
-        return "\n".join([f"accuracy {self.accuracy}, macro F1 {self.macro_f1:.3f}", *rows])
+        return "\n".join([self.headline, *rows])
+
+    @property
+    def headline(self) -> str:
+        """Accuracy and macro F1, in words."""
+        return f"accuracy {self.accuracy}, macro F1 {self.macro_f1:.3f}"
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures under flat names, such as ``spiral_purity_low``, for tracking."""

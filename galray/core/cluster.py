@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def last_checkpoint(result: Result, storage: Location) -> Iterator[Path]:
         `storage`, where the run keeps it, cannot be read.
     """
     assert result.checkpoint is not None  # the last step always reports one
-    with storage_errors(storage.uri), result.checkpoint.as_directory() as folder:
+    with ExitStack() as opened:
+        with storage_errors(storage.uri):  # of what is done with the folder, storage is not to blame
+            folder = opened.enter_context(result.checkpoint.as_directory())
         yield Path(folder)
 
 

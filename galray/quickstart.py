@@ -126,7 +126,7 @@ def _timed(seconds: dict[str, float], name: str, run: Callable[[], object]) -> N
 
 def _refuse_unfinished(config: QuickstartConfig) -> None:
     root = config.root_location
-    begun = sorted({info.path.removeprefix(f"{root.path}/").split("/")[0] for info in root.files()})
+    begun = sorted({name.split("/")[0] for name in root.names()})
     if begun and not config.resume:
         raise PublishError(
             f"{root.uri} holds an interrupted run ({', '.join(begun)}). "

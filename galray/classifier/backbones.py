@@ -106,18 +106,24 @@ def load_pretrained(source: str, size_px: int) -> nn.Module:
             f"--pretrained {source} cannot be opened: {str(error).splitlines()[0]} Give a folder or hub id "
             "with config.json and model.safetensors, of a network that transformers knows."
         ) from error
-    _check_fit(model, source, size_px)
+    check_fit(model, f"--pretrained {source}", size_px)
     return model
 
 
 @torch.inference_mode()
-def _check_fit(model: nn.Module, source: str, size_px: int) -> None:
+def check_fit(model: nn.Module, option: str, size_px: int) -> None:
+    """Refuse a network that cannot take images of this size, or gives no pooled features.
+
+    Raises
+    ------
+    ConfigError
+    """
     try:
         pooled = model(pixel_values=torch.zeros(1, 3, size_px, size_px)).pooler_output
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--pretrained {source} does not take images of {size_px} px or gives no pooled features: "
+            f"{option} does not take images of {size_px} px or gives no pooled features: "
             f"{str(error).splitlines()[0]} Give its own --size-px, or another network."
         ) from error
     if pooled is None:
-        raise ConfigError(f"--pretrained {source} gives no pooled features. Give another network.")
+        raise ConfigError(f"{option} gives no pooled features. Give another network.")

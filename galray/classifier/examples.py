@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from ray.data import Dataset
 
-from galray.classifier.backbones import PRETRAINED, load_pretrained
+from galray.classifier.backbones import PRETRAINED
 from galray.classifier.losses import Balance, ClassBalance, balance
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import morphology, truths
@@ -124,7 +124,7 @@ class Examples:
         EmptyInputError
             The galaxies leave nothing to learn, or nothing to judge by; see `refuse_one_sided`.
         """
-        settings = _with_architecture(config)
+        settings = with_architecture(config)
         real = _real(config, settings, "train")
         judged = {split: _real(config, settings, split) for split in JUDGED_SPLITS}
         synthetic = _synthetic(config, settings) if config.synthetic_per_step else None
@@ -143,12 +143,13 @@ class Examples:
         return cls(settings, measured, draw, real, synthetic, judged)
 
 
-def _with_architecture(config: ClassifyConfig) -> ClassifierConfig:
-    settings = config.network()
-    if not config.pretrained:
+def with_architecture(config: ClassifyConfig) -> ClassifierConfig:
+    """Return the network's configuration, with the architecture of the one that it starts from."""
+    settings, start = config.network(), config.starting_backbone()
+    if start is None:
         return settings
-    loaded: Any = load_pretrained(config.pretrained, config.size_px)
-    return replace(settings, backbone=PRETRAINED, architecture=loaded.config.to_dict())
+    known: Any = start.config
+    return replace(settings, backbone=PRETRAINED, architecture=known.to_dict())
 
 
 def _real(config: ClassifyConfig, settings: ClassifierConfig, split: str) -> CachedGalaxies:

@@ -27,7 +27,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from galray.classifier import losses, network
 from galray.classifier.augment import resample
-from galray.classifier.backbones import load_pretrained
 from galray.classifier.examples import Examples
 from galray.classifier.judging import PREDICTIONS_FILE, validation_metrics
 from galray.classifier.network import Classifier
@@ -64,8 +63,9 @@ def start(config: ClassifyConfig, examples: Examples, device: torch.device) -> T
     """Return the state before the first step."""
     torch.manual_seed(config.seed)
     model = Classifier(examples.network)
-    if config.pretrained:
-        model.backbone.load_state_dict(load_pretrained(config.pretrained, config.size_px).state_dict())
+    backbone = config.starting_backbone()
+    if backbone is not None:
+        model.backbone.load_state_dict(backbone.state_dict())
     return TrainingState.new(config, model.to(device))
 
 

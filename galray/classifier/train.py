@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.train import Result, UserCallback
 from ray.train.torch import TorchTrainer
+from torch import nn
 
 from galray.classifier import network
 from galray.classifier.augment import Augmentation
+from galray.classifier.backbones import check_fit, load_pretrained
 from galray.classifier.decision import DECISION_FILE
 from galray.classifier.examples import Examples
 from galray.classifier.judging import PREDICTIONS_FILE, figures, judge
@@ -26,7 +28,7 @@ from galray.classifier.teacher import Teacher
 from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
-from galray.core.manifest import Manifest, ancestry, publish, standing
+from galray.core.manifest import Manifest, ancestry, local_folder, publish, standing
 from galray.core.precision import Precision
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, flatten, track
@@ -66,6 +68,8 @@ class ClassifyConfig(JobConfig):
     backbone: str = "resnet-small"
     pretrained: str = ""
     """Start from this network instead, a local folder or hub id of transformers with safetensors."""
+    start_from: str = ""
+    """Start from the backbone of this published classifier instead."""
     size_px: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
@@ -121,6 +125,7 @@ class ClassifyConfig(JobConfig):
             0.5 < self.pseudo_confidence < 1,
             f"--pseudo-confidence {self.pseudo_confidence} must lie between 0.5 and 1.",
         )
+        require(not (self.pretrained and self.start_from), "Give --pretrained or --start-from, not both.")
         require(not self.scaling.shard, "--scaling.shard divides large networks; a classifier fits a worker.")
         require(self.loader_processes in (0, 1), "--loader-processes is 0 or 1.")
         self.network()
@@ -153,6 +158,25 @@ class ClassifyConfig(JobConfig):
     def read_labelled(self) -> Labelled | None:
         """Read the list of galaxies whose labels may be used; None for all."""
         return Labelled.read(self.location(self.labelled)) if self.labelled else None
+
+    def starting_backbone(self) -> nn.Module | None:
+        """Open the network to start from; None for a new one.
+
+        Raises
+        ------
+        InputError
+            It is not there, or no such network.
+        ConfigError
+            It does not take images of this size, or gives no pooled features.
+        """
+        if self.pretrained:
+            return load_pretrained(self.pretrained, self.size_px)
+        if not self.start_from:
+            return None
+        with local_folder(self.location(self.start_from), "classifier") as folder:
+            backbone = network.load(folder).backbone
+        check_fit(backbone, f"--start-from {self.start_from}", self.size_px)
+        return backbone
 
     def teacher(self) -> Teacher | None:
         """Return who names galaxies without labels, if anyone does."""
@@ -207,14 +231,15 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
     """Return the parents' fingerprints, having made sure that nothing that judges was learnt from.
 
     Splits follow from galaxy ids alone, so it is enough that every model in the ancestry of the
-    synthetic galaxies and of the teacher was trained on training splits; where labels are hidden,
-    without them.
+    synthetic galaxies, of the teacher and of the start was trained on training splits; where labels are
+    hidden, without them.
     """
     galaxies, labelled = config.location(config.galaxies), config.read_labelled()
     parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
     if labelled:
         parents[labelled.uri] = labelled.fingerprint
-    for uri, kind in ((config.synthetic, "synthetic"), (config.pseudo_labels, "classifier")):
+    models = [(uri, "classifier") for uri in (config.pseudo_labels, config.start_from)]
+    for uri, kind in [(config.synthetic, "synthetic"), *models]:
         if not uri:
             continue
         place = config.location(uri)

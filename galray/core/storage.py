@@ -138,6 +138,10 @@ class Location:
         """
         return self._files(recursive=True)
 
+    def names(self) -> list[str]:
+        """List the same files by how they are called from this folder: ``self / name`` is each."""
+        return [info.path[len(self.path) + 1 :] for info in self.files()]
+
     def _files(self, recursive: bool) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
         with storage_errors(self.uri):

@@ -23,7 +23,7 @@ from galray.core.schema import GALAXY_SCHEMA, REJECT_SCHEMA, split_of
 from galray.core.shards import rejects_told, write_shards
 from galray.core.tracking import track
 from galray.data.images import SAFE_PIXELS, check_image, crop_centre, decode_rgb, encode_jpeg, resize
-from galray.data.plan import plan_gz2, plan_labelled
+from galray.data.plan import plan_gz2, plan_images, plan_labelled
 from galray.data.sources import Bytes, ImageSource, ParquetSource, open_source
 from galray.data.tables import read_catalogue
 
@@ -35,9 +35,10 @@ class IngestConfig(JobConfig):
     votes: str = ""
     """Galaxy Zoo 2 vote table (Hart et al. 2016): CSV, CSV.gz, FITS or Parquet."""
     mapping: str = ""
-    """Filename mapping (objid, sample, asset_id); empty where the vote table has asset_id itself."""
+    """Filename mapping (objid, sample, asset_id), with ra and dec if they are known; empty where the vote
+    table has asset_id itself, or where there are no votes and files are called by their ids."""
     images: str = ""
-    """Folder, bucket prefix or .zip of <asset_id>.jpg."""
+    """Folder, bucket prefix or .zip of <asset_id>.jpg; without --votes nothing more is known of them."""
     labelled: str = ""
     """Instead of the three above: Parquet file or folder with galaxy_id, label, image."""
     output: str = "{root}/galaxies"
@@ -58,11 +59,14 @@ class IngestConfig(JobConfig):
     """Resample each image to this size; 0 keeps the bytes as they came."""
 
     def __post_init__(self) -> None:
-        require(bool(self.votes) != bool(self.labelled), "Give either --votes with --images, or --labelled.")
         require(
-            not self.votes or bool(self.images), "--votes needs --images: the folder or .zip of its images."
+            bool(self.images) != bool(self.labelled),
+            "Give either --images, the folder or .zip of the images, with their --votes if there are any, or "
+            "--labelled.",
         )
-        require(not self.labelled or not self.mapping, "--mapping goes with --votes, not with --labelled.")
+        for name in ("votes", "mapping"):
+            lost = self.labelled and getattr(self, name)
+            require(not lost, f"--{name} goes with --images, not with --labelled.")
         for name in ("expected_size_px", "crop_px", "resize_px"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')} cannot be negative.")
 
@@ -134,11 +138,14 @@ def _plan_blocks(config: IngestConfig) -> Iterator[pa.Table]:
     """Make the plan on a worker, so that the driver never holds it."""
     if config.labelled:
         yield from plan_labelled(ParquetSource(config.location(config.labelled)))
+        return
+    mapping = read_catalogue(config.location(config.mapping)) if config.mapping else None
+    source = open_source(config.location(config.images))
+    if config.votes:
+        votes = read_catalogue(config.location(config.votes))
+        yield from plan_gz2(votes, mapping, source, config.statistic).blocks()
     else:
-        mapping = read_catalogue(config.location(config.mapping)) if config.mapping else None
-        catalogue = read_catalogue(config.location(config.votes))
-        source = open_source(config.location(config.images))
-        yield from plan_gz2(catalogue, mapping, source, config.statistic).blocks()
+        yield from plan_images(mapping, source).blocks()
 
 
 def ingest(config: IngestConfig) -> Manifest:
@@ -195,6 +202,10 @@ PRESETS = {
     "labelled": Preset(
         "Parquet with galaxy_id, label, image: give --labelled",
         IngestConfig(labelled="galaxies", expected_size_px=0),
+    ),
+    "images": Preset(
+        "images without votes or labels, to train on or to scan: give --images, and --mapping if any",
+        IngestConfig(images="images", expected_size_px=0),
     ),
     "mock": Preset("the mock survey of this pipeline", _GZ2),
     "debug": Preset("the mock survey of this pipeline, every pixel decoded", replace(_GZ2, verify="decode")),

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from galray.core.errors import InputError
-from galray.core.schema import N_ANSWERS
+from galray.core.schema import N_ANSWERS, fingerprint
 from galray.data.sources import ImageSource, ParquetSource, climbs_out
 from galray.data.tables import Catalogue, as_floats, as_ids, as_text, gz2_votes, vote_columns
 
@@ -117,10 +117,56 @@ def plan_gz2(catalogue: Catalogue, mapping: Catalogue | None, source: ImageSourc
     return _append(plan, [orphans, _malformed(catalogue)])
 
 
-def _take_columns(frame: pd.DataFrame, catalogue: Catalogue) -> None:
+def plan_images(mapping: Catalogue | None, source: ImageSource) -> Plan:
+    """Plan the ingest of images of which neither votes nor labels are known.
+
+    Parameters
+    ----------
+    mapping : Catalogue or None
+        ``objid`` (or ``dr7objid``, ``galaxy_id``) and ``asset_id``, an image's name without its ending;
+        ``ra`` and ``dec`` where it has them. None: a file's name is its id where it is a whole number, and
+        its id is a hash of the name where not.
+    source : ImageSource
+        Its files are listed, not read.
+
+    Raises
+    ------
+    MissingColumnError
+    """
+    if mapping is None:
+        return _plan_listed(sorted(source.names()))
+    id_column = mapping.table[mapping.first_of(["objid", "dr7objid", "galaxy_id"])]
+    mapping.require(["asset_id"])
+    plan = Plan.of(mapping.row, as_text(id_column), *as_ids(id_column))
+    _take_positions(plan.frame, mapping)
+    stems = pd.Series(as_text(mapping.table["asset_id"]).to_pylist(), dtype=object)
+    plan.reject(stems.isna(), "unmapped_galaxy", "the row names no image")
+    orphans = _match_images(plan, stems, source)
+    return _append(plan, [orphans, _malformed(mapping)])
+
+
+def _plan_listed(names: list[str]) -> Plan:
+    stems = [PurePosixPath(name).stem for name in names]
+    texts = pa.chunked_array([pa.array(stems, pa.string())])
+    ids, numbers = as_ids(texts)
+    hashed = [int(fingerprint(stem), 16) >> 1 for stem in stems]  # below zero are synthetic galaxies
+    ids = np.where(numbers, ids, np.array(hashed, np.int64))
+    plan = Plan.of(np.arange(1, len(names) + 1), texts, ids, np.ones(len(ids), bool))
+    plan.frame["item"] = names
+    plan.reject(
+        np.array([climbs_out(name) for name in names], bool), "unsafe_path", "it climbs out of its folder"
+    )
+    return plan
+
+
+def _take_positions(frame: pd.DataFrame, catalogue: Catalogue) -> None:
     for name in ("ra", "dec"):
         if name in catalogue.table.column_names:
             frame[name] = as_floats(catalogue.table[name])[0]
+
+
+def _take_columns(frame: pd.DataFrame, catalogue: Catalogue) -> None:
+    _take_positions(frame, catalogue)
     for name in ("gz2class", "gz2_class"):
         if name in catalogue.table.column_names:
             frame["label"] = as_text(catalogue.table[name]).to_pylist()
@@ -164,7 +210,7 @@ def _match_images(plan: Plan, stems: pd.Series, source: ImageSource) -> pd.DataF
 def _orphan(name: str) -> tuple[str, str, str]:
     if climbs_out(name):
         return name, "unsafe_path", "the archive entry climbs out of its folder, and no row needs it"
-    return name, "image_without_row", "no usable row of the vote table names it"
+    return name, "image_without_row", "no usable row of the table names it"
 
 
 def _malformed(catalogue: Catalogue) -> pd.DataFrame:

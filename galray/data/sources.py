@@ -61,8 +61,7 @@ class FolderSource:
     location: Location
 
     def names(self) -> Iterator[str]:
-        skip = len(self.location.path) + 1
-        return (info.path[skip:] for info in self.location.files())
+        return iter(self.location.names())
 
     def read(self, names: Sequence[str]) -> list[Bytes]:
         if self.location.is_local:
@@ -145,8 +144,7 @@ class ParquetSource:
         """List the Parquet files below the folder, or an empty name for the one file given."""
         if self.location.kind() == fs.FileType.File:
             return [""]
-        skip = len(self.location.path) + 1
-        return sorted(f.path[skip:] for f in self.location.files() if f.path.endswith(".parquet"))
+        return sorted(name for name in self.location.names() if name.endswith(".parquet"))
 
     def open(self, name: str) -> pq.ParquetFile:
         place = self.location / name if name else self.location

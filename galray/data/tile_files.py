@@ -86,11 +86,10 @@ class TileFiles:
 
     def names(self) -> Iterator[str]:
         """List the tiles of which the first band is there."""
-        skip = len(self.location.path) + 1
         first = re.escape(self.paths("\0")[0]).replace(re.escape("\0"), "(?P<tile>.+)", 1)
         first = re.compile(first.replace(re.escape("\0"), "(?P=tile)"))
-        for info in self.location.files():
-            if found := first.fullmatch(info.path[skip:]):
+        for name in self.location.names():
+            if found := first.fullmatch(name):
                 yield found["tile"]
 
     def footprint(self, tile: str) -> Footprint:

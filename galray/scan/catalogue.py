@@ -106,9 +106,7 @@ def _catalogue_files(location: Location) -> list[Location]:
     if kind == fs.FileType.File:
         return [location]
     location = _primary_table(location)
-    skip = len(location.path) + 1
-    names = sorted(info.path[skip:] for info in location.files())
-    names = [name for name in names if not name.rsplit("/", 1)[-1].startswith(("_", "."))]
+    names = [name for name in sorted(location.names()) if not name.rsplit("/", 1)[-1].startswith(("_", "."))]
     parquet = [name for name in names if name.lower().endswith(_PARQUET)]
     hats = [name for name in parquet if _HATS_PIXEL in f"/{name}"]
     if not (chosen := hats or parquet or names):

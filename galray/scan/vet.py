@@ -54,7 +54,7 @@ def vet(config: VetConfig) -> Manifest:
     MissingColumnError, InputError
         Grades that cannot be read.
     EmptyInputError
-        No candidate is both decided and has its cutout.
+        No candidate is decided, has its cutout, and may teach.
     PublishError
         An output already stands.
     """

@@ -28,7 +28,7 @@ from galray.core.schema import (
 )
 
 CONFIRMED = ("A", "B")
-FATES = ("confirmed", "refuted", "unclear", "ungraded", "without_image")
+FATES = ("confirmed", "refuted", "would_judge", "unclear", "ungraded", "without_image")
 
 GRADED_SCHEMA = pa.schema(
     [
@@ -147,13 +147,18 @@ def labelled_galaxies(
     galaxies : pyarrow.Table
         `galray.core.schema.GALAXY_SCHEMA`; all votes are NaN, the provenance names the graders.
     counts : dict of str to int
-        What became of every row: ``confirmed``, ``refuted``; and left out, ``unclear`` (grade C),
-        ``ungraded`` and ``without_image``.
+        What became of every row: ``confirmed``, ``refuted``; and left out, ``would_judge``,
+        ``unclear`` (grade C), ``ungraded`` and ``without_image``.
 
     Raises
     ------
     EmptyInputError
-        If no candidate is both decided and has its cutout.
+        If no candidate is decided, has its cutout, and may teach.
+
+    Notes
+    -----
+    A candidate that its score chose may teach, but not judge: among validation and test galaxies it would
+    feign a survey in which what the classifier confuses is common. One of the random arm may do both.
     """
     rows = graded.to_pylist()
     fates = list(map(_fate, rows))
@@ -165,7 +170,8 @@ def labelled_galaxies(
     ]
     if not galaxies:
         raise EmptyInputError(
-            "no candidate has both its cutout and the grade A, B or reject. Grade more of them on the page."
+            "no candidate that could teach has both its cutout and the grade A, B or reject. Grade more of "
+            "them on the page."
         )
     return pa.Table.from_pylist(galaxies, schema=GALAXY_SCHEMA), {name: fates.count(name) for name in FATES}
 
@@ -258,7 +264,13 @@ def _fate(row: Mapping[str, Any]) -> str:
         return "unclear"
     if row["image"] is None:
         return "without_image"
+    if _split(row) != "train" and not row["random_arm"]:
+        return "would_judge"
     return "confirmed" if row["grade"] in CONFIRMED else "refuted"
+
+
+def _split(row: Mapping[str, Any]) -> str:
+    return str(split_of(np.array([row["galaxy_id"]]))[0])
 
 
 def _labelled(row: Mapping[str, Any], label: str, survey: str, source: str) -> dict[str, Any]:
@@ -277,7 +289,7 @@ def _labelled(row: Mapping[str, Any], label: str, survey: str, source: str) -> d
         "label": label,
         "height": height,
         "width": width,
-        "split": str(split_of(np.array([row["galaxy_id"]]))[0]),
+        "split": _split(row),
         "source": source,
         "provenance": json.dumps(provenance, sort_keys=True, ensure_ascii=False),
     }

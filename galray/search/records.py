@@ -83,15 +83,14 @@ class TrialRecord:
     def epochs(self, seed: int) -> list[Figures]:
         """Return the validation figures after each epoch so far."""
         folder = self.seed(seed) / _EPOCHS
-        names = sorted(info.base_name for info in folder.files())
-        return [json.loads((folder / name).read_bytes()) for name in names]
+        return [json.loads((folder / name).read_bytes()) for name in sorted(folder.names())]
 
 
 def begun(search: Location) -> list[TrialRecord]:
     """Return the trials that have begun, whole ones first: in this order Optuna best learns what it knew."""
     trials = search / TRIALS
-    marks = [info.path for info in trials.files() if info.base_name == _BEGUN]
-    contents = [json.loads((trials / mark.removeprefix(f"{trials.path}/")).read_bytes()) for mark in marks]
+    marks = [name for name in trials.names() if name.endswith(f"/{_BEGUN}")]
+    contents = [json.loads((trials / mark).read_bytes()) for mark in marks]
     found = [TrialRecord.of(search, Point(**content["point"])) for content in contents]
     return sorted(found, key=lambda record: (not record.ended, record.point))
 

@@ -1,12 +1,13 @@
 """Speed of the scan: cutouts from a tile, and the whole job beside the bare forward pass on the same cores.
 
-    python tests/benchmarks/scan_speed.py [repeats] [tiles] [sources of the cutouts' tile]
+    python tests/benchmarks/scan_speed.py [repeats] [tiles] [sources of a scanned tile] [backbone]
 
 Cutouts: as many processes as cores, each opens a three-band tile of 4096 x 4096 pixels and cuts and colours
-4,000 sources, at 64 px; opening counts. The tile is a mock one of 512 pixels, repeated. The job: the same
-tile under several names, 1,000 sources each, scanned by Ray with a ResNet-18 and timed from the first units
-done to the last; beside it, as many processes of one thread apply the same network to batches in memory.
-The job again, on the fastest engine there is, beside a plain PyTorch loop over the same tiles: a Dataset that
+4,000 sources, at 64 px; opening counts. The tile is a mock one of 512 pixels, repeated. (A brick of the
+Legacy Surveys, 3600 pixels wide, holds some 5,000 sources.) The job: the same tile under several names,
+scanned by Ray with a ResNet-18, or another backbone, and timed from the first units done to the last; beside
+it, as many processes of one thread apply the same network to batches in memory. The job again, on the
+fastest engine there is, beside a plain PyTorch loop over 1,000 sources of each of two tiles: a Dataset that
 opens the tile of each source, astropy's Cutout2D and Lupton colours, a DataLoader of as many processes as
 cores, the network in float32. Runs alternate, so that a busy machine slows both: compare within a run. The
 weights are random; the arithmetic does not mind. Engines: a thread each, the same batches. Prints one JSON
@@ -59,29 +60,31 @@ from galray.scan.scan import scan
 SIZE_PX = 64
 TILE_PX, PATCH_PX = 4096, 512
 BATCH_SIZE = 128
-ROWS_PER_TASK = 512
-SOURCES_PER_TILE = 1000  # less than eight times ROWS_PER_TASK: a tile is a unit
+BARE_BATCHES = 80
+ROWS_PER_TASK = 512  # a tile of up to eight times as many sources is a unit
+CUTOUTS, PLAIN_SOURCES = 4000, 1000
 BACKBONE = "resnet-18"
 
 # Ray's workers are nice by default: on a busy machine the bare loop would get the processor, they not.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(repeats: int = 3, tiles: int = 8, sources: int = 4000) -> None:
+def main(repeats: int = 3, tiles: int = 16, sources: int = 2000, backbone: str = BACKBONE) -> None:
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="galray-scan-speed-") as name:
         root = Path(name)
-        write_survey(root, tiles)
-        publish_untrained(open_location(str(root / "classifier")), BACKBONE, SIZE_PX)
+        write_survey(root, tiles, sources)
+        publish_untrained(open_location(str(root / "classifier")), backbone, SIZE_PX)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [sources] * workers))
+            cutting = list(pool.map(cut_tile, [root] * workers, range(workers), [CUTOUTS] * workers))
             runs = engines()
             rates = list(pool.map(engine_rate, [root] * len(runs), runs))
             fastest = runs[int(np.argmax(rates))]
             figures = {
                 "hardware": hardware(),
                 "repeats": repeats,
-                "cutouts_per_s": round(workers * sources / max(seconds for seconds, _ in cutting)),
+                "backbone": backbone,
+                "cutouts_per_s": round(workers * CUTOUTS / max(seconds for seconds, _ in cutting)),
                 "cutouts_peak_gib_all_processes": round(sum(peak for _, peak in cutting), 2),
                 "engines_images_per_s": {
                     f"{engine.name} {engine.precision}": rate
@@ -100,7 +103,7 @@ def compare(
     with connect():
         for i in range(repeats):
             rates["job"].append(scan_rate(root, Engine(), i, workers))
-            done = list(pool.map(bare_loop, [root] * workers, [24] * workers))
+            done = list(pool.map(bare_loop, [root] * workers, [BARE_BATCHES] * workers))
             rates["bare"].append(BATCH_SIZE * per_s([t for times in done for t in times], workers))
             rates["fastest"].append(scan_rate(root, fastest, i, workers))
             rates["plain"].append(pool.submit(plain_loop, root, workers).result())
@@ -135,7 +138,7 @@ class PlainSources(Dataset):
 
     def __init__(self, root: Path, tile: int) -> None:
         self._path = root / f"survey/tiles/tile-{tile}.fits"
-        self._rows = positions(root, tile, SOURCES_PER_TILE)
+        self._rows = positions(root, tile, PLAIN_SOURCES)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -210,7 +213,7 @@ def apply(root: Path, engine: Engine, batches: int) -> list[float]:
     return finished_s
 
 
-def write_survey(root: Path, tiles: int) -> None:
+def write_survey(root: Path, tiles: int, sources: int) -> None:
     (root / "survey/tiles").mkdir(parents=True)
     (root / "survey/catalogue").mkdir()
     buffer, patch = io.BytesIO(), render_tile(MockConfig(tile_size_px=PATCH_PX), 0)
@@ -225,7 +228,7 @@ def write_survey(root: Path, tiles: int) -> None:
     for i in range(1, max(tiles, os.cpu_count() or 1)):
         os.link(root / "survey/tiles/tile-0.fits", root / f"survey/tiles/tile-{i}.fits")
     for i in range(tiles):
-        rows = positions(root, i, SOURCES_PER_TILE)
+        rows = positions(root, i, sources)
         pq.write_table(rows, root / f"survey/catalogue/{i}.parquet")
 
 
@@ -243,4 +246,5 @@ def catalogue(root: Path, tile: int, sources: int) -> pa.Table:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    counts, backbone = sys.argv[1:4], sys.argv[4:]
+    main(*map(int, counts), **({"backbone": backbone[0]} if backbone else {}))

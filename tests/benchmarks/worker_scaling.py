@@ -37,6 +37,7 @@ from tests.integration import services
 
 PRESET = PRESETS["gz5"].config
 JOBS = ("train", "scan", "bare")
+SOURCES_PER_TILE = 1000
 _LOG_EVERY = 10
 
 
@@ -44,7 +45,7 @@ def main(repeats: int = 3, steps: int = 160, tiles: int = 8) -> None:
     rates: dict[str, list[float]] = {f"{job} {workers}": [] for job in JOBS for workers in (1, 2)}
     with tempfile.TemporaryDirectory(prefix="galray-") as name:
         root = Path(name)
-        write_survey(root, tiles)
+        write_survey(root, tiles, SOURCES_PER_TILE)
         publish_untrained(open_location(str(root / "classifier")), BACKBONE, SIZE_PX)
         publish_noise(open_location(str(root / "galaxies")), GALAXIES, PRESET.denoiser.size_px)
         (root / "ray").mkdir()

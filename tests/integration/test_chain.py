@@ -19,6 +19,7 @@ from mlflow.entities import Run
 
 from galray.core.claims import holder
 from galray.core.manifest import Manifest, ancestry, local_folder
+from galray.core.schema import split_of
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
 from galray.diffusion.conditions import condition
@@ -105,9 +106,7 @@ def test_chain_in_bucket(
 def written(chain: Chain, services_folder: Path) -> dict[str, bytes]:
     """Return all that the chain has left, by name: its log, its objects, MLflow's records, Ray's logs."""
     root = open_location(chain.root)
-    objects = {
-        info.path: (root / info.path.removeprefix(f"{root.path}/")).read_bytes() for info in root.files()
-    }
+    objects = {name: (root / name).read_bytes() for name in root.names()}
     files = [path for path in services_folder.rglob("*") if path.is_file() and is_record(path)]
     return {"log": chain.said.encode(), **objects, **{str(path): path.read_bytes() for path in files}}
 
@@ -197,8 +196,15 @@ def assert_grades_come_back(root: Location, folder: Path, run_job: RunJob) -> No
     done = run_job("vet", "debug", "--root", root.uri, "--grades", str(grades))
     assert done.returncode == 0
     labels = read_shards(root / "vetted-galaxies")["label"].to_pylist()
-    assert labels.count("dust_lane_early_type") == 4
-    assert labels.count("not_dust_lane_early_type") == 8
+    teach = (split_of(np.array(ids)) == "train").tolist()
+    assert labels.count("dust_lane_early_type") == sum(teach[:4])
+    assert labels.count("not_dust_lane_early_type") == sum(teach[4:])
+    assert run_job("gather", "vetted", "--root", root.uri).returncode == 0
+    counts = Manifest.read(root / "gathered").counts
+    assert counts["rows_out"] == Manifest.read(root / "galaxies").counts["rows_out"] + len(labels)
+    again = ["--galaxies", "{root}/gathered", "--start-from", "{root}/classifier", "--output", "{root}/next"]
+    assert run_job("classify", "debug", "--root", root.uri, *again).returncode == 0
+    assert f"{root.uri}/candidates" in ancestry(root / "next")
 
 
 @pytest.mark.timeout(900)

@@ -11,14 +11,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 
 from galray.core.cluster import connect
-from galray.core.errors import EmptyInputError, GalrayError, InputError, MissingColumnError, PublishError
+from galray.core.errors import (
+    ConfigError,
+    EmptyInputError,
+    GalrayError,
+    InputError,
+    MissingColumnError,
+    PublishError,
+)
 from galray.core.job import user_error
 from galray.core.manifest import UNFINISHED, Manifest
 from galray.core.schema import GALAXY_SCHEMA, REJECT_SCHEMA, split_of
 from galray.core.storage import Location
+from galray.data.gather import GatherConfig, gather
 from galray.data.ingest import IngestConfig, ingest
 from tests.integration import gz2_files as gz2
 from tests.integration import services
@@ -109,6 +118,46 @@ def test_images_in_a_zip(tmp_path: Path, inputs: dict[str, Any]) -> None:
     gz2.write_zip(tmp_path / "images.zip", gz2.images_of(gz2.galaxy_rows(GOOD), folder="gz2/images/"))
     counts, _, _ = run(inputs | {"images": str(tmp_path / "images.zip")})
     assert counts["rows_out"] == GOOD
+
+
+def test_galaxies_of_two_folders_come_together(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """Of an id that both have, the folder that is named first keeps it; each stays as it was published."""
+    _, voted, _ = run(inputs)
+    shared, other = voted["galaxy_id"].to_pylist()[:3], 77
+    labelled = {"galaxy_id": [*shared, other], "label": ["spiral"] * 4, "image": [gz2.jpeg()] * 4}
+    pq.write_table(pa.table(labelled), tmp_path / "labelled.parquet")
+    run(
+        {
+            "root": str(tmp_path / "other"),
+            "labelled": str(tmp_path / "labelled.parquet"),
+            "survey": "other",
+            "expected_size_px": 0,
+        }
+    )
+    folders = [str(tmp_path / "other/galaxies"), IngestConfig(**inputs).location("{root}/galaxies").uri]
+    config = GatherConfig(root=str(tmp_path), galaxies=tuple(folders))
+    manifest = gather(config)
+    galaxies, rejects = (rows_of(config.location(config.output), part) for part in ("shards", "rejects"))
+    assert manifest.counts == {
+        "rows_in": GOOD + 4,
+        "rows_out": GOOD + 1,
+        "rejects": 3,
+        "rejects.duplicate_id": 3,
+    }
+    rows = {row["galaxy_id"]: row for row in galaxies.to_pylist()}
+    assert {i for i, row in rows.items() if row["survey"] == "other"} == {*shared, other}
+    kept = [row for row in voted.to_pylist() if row["galaxy_id"] not in shared]
+    assert [rows[row["galaxy_id"]]["image"] for row in kept] == [row["image"] for row in kept]
+    assert {row["id_text"] for row in rejects.to_pylist()} == {str(i) for i in shared}
+    assert set(manifest.parents) == set(folders)
+
+
+def test_galaxies_to_gather_must_be_published(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two folders"):
+        GatherConfig(galaxies=("one",))
+    with pytest.raises(InputError, match=r"no manifest\.json"):
+        gather(GatherConfig(root=str(tmp_path), galaxies=("{root}/a", "{root}/b")))
+    assert not list(tmp_path.iterdir())
 
 
 def test_labelled_parquet(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """How a classifier is configured and judged; the training itself is tested on Ray."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +11,16 @@ import pytest
 import torch
 
 from galray.classifier.decision import Decision
-from galray.classifier.examples import PrepareGalaxies, measure_balance, refuse_one_sided
+from galray.classifier.examples import (
+    PrepareGalaxies,
+    measure_balance,
+    refuse_one_sided,
+    with_architecture,
+)
 from galray.classifier.figures import curve_figure
 from galray.classifier.judging import choose_threshold, figures, judge, validation_metrics
 from galray.classifier.losses import ClassBalance
-from galray.classifier.network import Classifier, ClassifierConfig, save
+from galray.classifier.network import Classifier, ClassifierConfig, load, save
 from galray.classifier.teacher import Teacher
 from galray.classifier.train import ClassifyConfig, check_lineage
 from galray.core.cells import from_cells
@@ -150,6 +157,7 @@ def test_curve_names_counts() -> None:
         ({"warmup": 1.5}, "--warmup"),
         ({"scaling": Scaling(shard=True)}, "--scaling.shard"),
         ({"backbone": "vit-tiny", "size_px": 60}, "patches of 8 px"),
+        ({"pretrained": "resnet", "start_from": "classifier"}, "not both"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:
@@ -183,6 +191,42 @@ def test_lineage_of_training_galaxies_is_accepted(tmp_path: Path) -> None:
 def test_leak_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(LineageError, match=r"denoiser.* has seen test, validation galaxies"):
         check_lineage(chain(tmp_path, ["train", "validation", "test"]))
+
+
+def starting(root: Path, splits: list[str], **options: Any) -> ClassifyConfig:
+    """Publish galaxies and a classifier to start from, which has seen `splits` of them."""
+    config = chain(root, ["train"])
+    place = config.location("former")
+    settings = ClassifierConfig("vit-tiny", 32, prevalence=(0.1,), class_shares=(0.2,) * 5)
+    with publish(place, "classifier") as publication:
+        save(Classifier(settings), root / "saved")
+        publication.add_folder(root / "saved")
+        publication.lineage = {"splits": splits}
+    return ClassifyConfig(root=str(root), size_px=32, start_from=place.uri, **options)
+
+
+def test_a_start_is_a_published_classifiers_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = starting(tmp_path, ["train"], target="ring")
+    assert set(check_lineage(config)) == {str(tmp_path / "galaxies"), config.location("former").uri}
+    settings = with_architecture(config)
+    assert (settings.backbone, settings.targets[0].name) == ("pretrained", "ring")
+    former, own = load(tmp_path / "former"), Classifier(settings)
+    backbone = config.starting_backbone()
+    assert backbone is not None
+    own.backbone.load_state_dict(backbone.state_dict())
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(own.eval().features(images), former.features(images))
+    assert ClassifyConfig().starting_backbone() is None
+
+
+def test_a_start_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = starting(tmp_path, ["train", "test"])
+    with pytest.raises(LineageError, match=r"former \(classifier\) has seen test galaxies"):
+        check_lineage(config)
+    with pytest.raises(ConfigError, match=r"--start-from .*former does not take images of 64 px"):
+        replace(config, size_px=64).starting_backbone()
 
 
 def test_a_mixture_is_measured_as_it_comes_in_batches() -> None:

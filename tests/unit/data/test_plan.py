@@ -11,7 +11,7 @@ import pytest
 from galray.core.errors import InputError, MissingColumnError
 from galray.core.schema import ANSWERS, N_ANSWERS
 from galray.core.storage import Location, open_location
-from galray.data.plan import ROWS_PER_BLOCK, plan_gz2, plan_labelled
+from galray.data.plan import ROWS_PER_BLOCK, plan_gz2, plan_images, plan_labelled
 from galray.data.sources import ParquetSource
 from galray.data.tables import Catalogue
 
@@ -57,6 +57,35 @@ def outcome(frame):
 
 
 IDS = [FIRST_ID, FIRST_ID + 1, FIRST_ID + 2]
+
+
+def test_images_alone_are_called_by_their_ids_or_by_a_hash_of_their_names():
+    names = ["b/J0013+0042.jpg", "a/5877.jpg", "c/5877.png", "../6.jpg", "notes.txt"]
+    found = {row["item"]: row for row in plan_images(None, Listing(names)).frame.to_dict("records")}
+    reasons = {item: row["reason"] for item, row in found.items() if row["reason"]}
+    assert reasons == {"c/5877.png": "duplicate_id", "../6.jpg": "unsafe_path"}
+    assert found["a/5877.jpg"]["galaxy_id"] == 5877
+    named = found["b/J0013+0042.jpg"]
+    assert named["id_text"] == "J0013+0042"
+    assert named["galaxy_id"] == plan_images(None, Listing(["J0013+0042.png"])).frame["galaxy_id"].item() > 0
+    assert len(plan_images(None, Listing([])).frame) == 0
+
+
+def test_images_with_a_mapping_have_its_ids_and_positions():
+    rows = {
+        "objid": [*IDS, 9],
+        "asset_id": ["x", "y", "z", None],
+        "ra": [1.0, 2, 3, 4],
+        "dec": [5.0, 6, 7, 8],
+    }
+    found = plan_images(catalogue(rows, "mapping.csv"), Listing(["y.jpg", "x.jpg", "w.jpg"]))
+    assert outcome(found.frame) == ["x.jpg", "y.jpg", "missing_image", "unmapped_galaxy", "image_without_row"]
+    assert found.frame["ra"].tolist()[:2] == [1, 2]
+    assert found.frame["galaxy_id"].tolist()[:2] == IDS[:2]
+    assert found.frame["label"].tolist() == [None] * 5
+    assert np.isnan(found.votes).all()
+    with pytest.raises(MissingColumnError, match="asset_id"):
+        plan_images(catalogue({"objid": IDS}), Listing([]))
 
 
 def test_each_row_gets_its_image():

@@ -1,10 +1,19 @@
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from galray.core.errors import EmptyInputError, InputError, MissingColumnError
-from galray.core.schema import GALAXY_SCHEMA, GRADE_SCHEMA, GRADES, REJECT_REASONS, REJECT_SCHEMA, SPLITS
+from galray.core.schema import (
+    GALAXY_SCHEMA,
+    GRADE_SCHEMA,
+    GRADES,
+    REJECT_REASONS,
+    REJECT_SCHEMA,
+    SPLITS,
+    split_of,
+)
 from galray.scan.candidates import tables
 from galray.scan.vetting import GRADED_SCHEMA, consensus, labelled_galaxies, merge, purity, read_grades
 
@@ -133,6 +142,11 @@ def test_purity_of_nothing_graded_is_unknown(candidates):
     assert (rate.total, rate.low, rate.high) == (0, 0.0, 1.0)
 
 
+def of_random_arm(graded: pa.Table) -> pa.Table:
+    place, drawn = graded.column_names.index("random_arm"), pa.array([True] * len(graded))
+    return graded.set_column(place, graded.schema.field("random_arm"), drawn)
+
+
 def test_labelled_galaxies_go_back_into_training(candidates):
     graded, _ = merge(
         candidates,
@@ -140,9 +154,16 @@ def test_labelled_galaxies_go_back_into_training(candidates):
             (0, "A", "Ann"), (1, "C", "Ann"), (2, "A", "Ann"), (4, "reject", "Ann"), (4, "reject", "Bob")
         ),
     )
-    galaxies, counts = labelled_galaxies(graded, "dust_lane_early_type", survey="mock")
+    galaxies, counts = labelled_galaxies(of_random_arm(graded), "dust_lane_early_type", survey="mock")
     assert galaxies.schema.equals(GALAXY_SCHEMA)
-    assert counts == {"confirmed": 1, "refuted": 1, "unclear": 1, "ungraded": 1, "without_image": 1}
+    assert counts == {
+        "confirmed": 1,
+        "refuted": 1,
+        "would_judge": 0,
+        "unclear": 1,
+        "ungraded": 1,
+        "without_image": 1,
+    }
     assert sum(counts.values()) == candidates.num_rows
     first, second = galaxies.to_pylist()
     assert (first["galaxy_id"], first["label"]) == (FIRST_ID, "dust_lane_early_type")
@@ -152,6 +173,22 @@ def test_labelled_galaxies_go_back_into_training(candidates):
     assert all(vote != vote for vote in first["votes"])
     assert {first["split"], second["split"]} <= set(SPLITS)
     assert (first["survey"], first["source"]) == ("mock", "real")
+
+
+def test_what_its_score_chose_may_teach_and_not_judge(candidates):
+    """Unless it was drawn regardless of its score; whose split would have it judge follows from its id."""
+    first = next(i for i in range(100) if split_of(np.array([FIRST_ID + i]))[0] == "validation")
+    ids = pa.array([FIRST_ID + first] + [FIRST_ID + 1000 + i for i in range(4)])
+    place = candidates.column_names.index("galaxy_id")
+    moved = candidates.set_column(place, candidates.schema.field("galaxy_id"), ids)
+    teaches = next(i for i in range(1, 5) if split_of(ids.to_numpy())[i] == "train" and i != 2)
+    graded, _ = merge(moved, grades_of((first, "A", "Ann"), (1000 + teaches - 1, "A", "Ann")))
+    galaxies, counts = labelled_galaxies(graded, "ring", survey="mock")
+    assert galaxies["galaxy_id"].to_pylist() == [ids[teaches].as_py()]
+    assert (counts["confirmed"], counts["would_judge"]) == (1, 1)
+    galaxies, counts = labelled_galaxies(of_random_arm(graded), "ring", survey="mock")
+    assert galaxies["split"].to_pylist() == ["validation", "train"]
+    assert (counts["confirmed"], counts["would_judge"]) == (2, 0)
 
 
 def test_labelled_galaxies_of_nothing_decided_says_what_to_do(candidates):

@@ -1,6 +1,6 @@
 """Speed of the scan: cutouts from a tile, and the whole job beside the bare forward pass on the same cores.
 
-    python tests/benchmarks/scan_speed.py [repeats] [tiles] [sources of a scanned tile] [backbone]
+    python tests/benchmarks/scan_speed.py [backbone] [repeats] [tiles] [sources of a scanned tile]
 
 Cutouts: as many processes as cores, each opens a three-band tile of 4096 x 4096 pixels and cuts and colours
 4,000 sources, at 64 px; opening counts. The tile is a mock one of 512 pixels, repeated. (A brick of the
@@ -69,7 +69,7 @@ BACKBONE = "resnet-18"
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(repeats: int = 3, tiles: int = 16, sources: int = 2000, backbone: str = BACKBONE) -> None:
+def main(backbone: str = BACKBONE, repeats: int = 3, tiles: int = 16, sources: int = 2000) -> None:
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="galray-scan-speed-") as name:
         root = Path(name)
@@ -246,5 +246,5 @@ def catalogue(root: Path, tile: int, sources: int) -> pa.Table:
 
 
 if __name__ == "__main__":
-    counts, backbone = sys.argv[1:4], sys.argv[4:]
-    main(*map(int, counts), **({"backbone": backbone[0]} if backbone else {}))
+    backbone, *counts = sys.argv[1:] or [BACKBONE]
+    main(backbone, *map(int, counts))

@@ -16,6 +16,9 @@ def quiet_driver() -> None:
     progress = logging.getLogger("ray.data._internal.progress.logging_progress")
     progress.setLevel(logging.INFO)
     progress.addFilter(_tells_progress)
+    if not os.environ.get("RAY_ADDRESS"):
+        # A Ray of the job's own counts late which cores are free again: nobody else has them.
+        logging.getLogger("ray.data.dataset").addFilter(_tells_no_want_of_cores)
     _silence_ray_about_itself()
 
 
@@ -36,6 +39,10 @@ def quiet_worker() -> None:
 def _tells_progress(record: logging.LogRecord) -> bool:
     """Keep how far the whole is, once Ray Data knows of how much: not ``0/?``, nor each operator."""
     return "Total Progress" in record.getMessage() and not record.getMessage().endswith("/?")
+
+
+def _tells_no_want_of_cores(record: logging.LogRecord) -> bool:
+    return "any available CPUs" not in record.getMessage()
 
 
 def _silence_ray_about_itself() -> None:

@@ -1,8 +1,10 @@
-"""What runs a classifier's network: torch, or OpenVINO on CPUs, held to what torch says in float32."""
+"""What runs a classifier's network: torch, compiled or not, or OpenVINO; held to plain torch in float32."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +23,7 @@ from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
 from galray.data.mock import MockConfig, cutout_jpeg, draw_truth
 
-ENGINES = ("torch", "openvino")
+ENGINES = ("torch", "compiled", "openvino")
 TOLERANCE = 1e-4  # of a probability in float32
 TOLERANCE_BFLOAT16 = 0.02
 _N_CHECKED = 32
@@ -75,7 +77,10 @@ class Engine:
             model = network.load(folder)
         if self.name == "openvino":
             return OpenVinoClassifier(model, self.bfloat16)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if self.name == "compiled":
+            model.backbone.compile(dynamic=True)  # at the first batch; a unit's last one may be smaller
+        return model
 
 
 class OpenVinoClassifier(Classifier):
@@ -145,7 +150,7 @@ def check_agreement(classifiers: tuple[Location, ...], engine: Engine) -> dict[s
     Raises
     ------
     ConfigError
-        Where the difference is not tolerable, or the engine not installed.
+        Where the difference is not tolerable, or the engine not installed, or nothing can be compiled.
     """
     told = {"name": engine.name, "precision": engine.precision}
     if engine.is_reference:
@@ -161,11 +166,31 @@ def check_agreement(classifiers: tuple[Location, ...], engine: Engine) -> dict[s
     return {**told, "largest_difference": largest, "tolerance": engine.tolerance, "images": _N_CHECKED}
 
 
+@contextmanager
+def _compiling(engine: Engine) -> Iterator[None]:
+    """Tell what keeps torch's compiler from compiling."""
+    if engine.name != "compiled":
+        yield
+        return
+    from torch._dynamo.exc import BackendCompilerFailed  # two seconds, which other engines can do without
+    from torch._inductor.exc import InductorError
+
+    try:
+        yield
+    except (BackendCompilerFailed, InductorError) as error:
+        cause = " ".join(str(error).splitlines()[:2])
+        raise ConfigError(
+            f"--engine compiled: torch cannot compile the network here: {cause}. Install a C++ compiler such "
+            "as g++, or use --engine torch."
+        ) from error
+
+
 def _difference(classifier: Location, engine: Engine) -> float:
     reference = Engine().load(classifier)
     images = mock_images(reference.config.size_px, _N_CHECKED)
     expected = network.predict(reference, images)
-    found = network.predict(engine.load(classifier), images, bfloat16=engine.bfloat16)
+    with _compiling(engine):
+        found = network.predict(engine.load(classifier), images, bfloat16=engine.bfloat16)
     pairs = [(expected.morphology, found.morphology), (expected.targets, found.targets)]
     return float(max(np.abs(a - b).max() for a, b in pairs if a.size))
 

@@ -79,7 +79,8 @@ class ScanConfig(JobConfig):
     gpus: int = 0
     """Actors that score, one GPU each; 0 scores on the CPUs, in the tasks that cut."""
     engine: str = "torch"
-    """What runs the classifier: torch, or openvino (CPUs alone), checked against torch at the start."""
+    """What runs the classifier: torch, compiled (by torch, for GPUs) or openvino (for CPUs); all are checked
+    against torch at the start."""
     precision: StatedPrecision = "float32"
     """bfloat16, where the hardware computes in it, runs larger classifiers twice as fast; scores move by
     about 0.001."""
@@ -116,8 +117,12 @@ class ScanConfig(JobConfig):
             "--keep-image-score above --aim.threshold leaves candidates without their cutouts. Lower it.",
         )
         require(
-            not (self.gpus and self.engine != "torch"),
-            f"--engine {self.engine} runs on CPUs; with --gpus, use torch.",
+            not (self.gpus and self.engine == "openvino"),
+            "--engine openvino runs on CPUs; with --gpus, use torch or compiled.",
+        )
+        require(
+            bool(self.gpus) or self.engine != "compiled",
+            "--engine compiled takes each process minutes on a CPU, which never come back; give --gpus.",
         )
         require(
             not self.hats or find_spec("lsdb") is not None,

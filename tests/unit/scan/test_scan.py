@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch._inductor.config as inductor
 
 from galray.classifier import network
 from galray.classifier.calibration import fit_temperature
@@ -67,6 +69,7 @@ VALIDATION = {  # the highest score is no target
         ({"gpus": -1}, "--gpus"),
         ({"engine": "openvin"}, "did you mean 'openvino'"),
         ({"engine": "openvino", "gpus": 1}, "runs on CPUs"),
+        ({"engine": "compiled"}, "minutes on a CPU"),
         ({"ensemble": ("a", "a")}, "twice"),
         ({"saturation": 0.0}, "--saturation"),
         ({"blend_radius_arcsec": -1.0}, "--blend-radius-arcsec"),
@@ -336,6 +339,13 @@ def test_openvino_agrees_with_torch(classifier, images, precision):
     np.testing.assert_allclose(
         found["score"].to_numpy(), expected["score"].to_numpy(), atol=runs_on.tolerance
     )
+
+
+def test_what_cannot_be_compiled_is_told_at_the_start(classifier, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with inductor.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}), pytest.raises(ConfigError) as refused:
+        check_agreement((classifier,), Engine("compiled"))
+    assert re.search(r"cannot compile the network here: .*compiler.* Install a C\+\+", str(refused.value))
 
 
 def test_the_blocks_of_a_unit_are_the_same_to_a_process_with_a_gpu(classifier, tmp_path, images):

@@ -7,21 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from ray.data import Dataset
 
 from galray.classifier.backbones import PRETRAINED
+from galray.classifier.labels import LABEL_COLUMNS, PrepareGalaxies
 from galray.classifier.losses import Balance, ClassBalance, balance
 from galray.classifier.network import ClassifierConfig
-from galray.classifier.targets import morphology, truths
-from galray.classifier.teacher import Teacher, is_known
-from galray.classifier.votes import N_QUESTIONS, volunteers
-from galray.core.cells import votes_array
+from galray.classifier.votes import N_QUESTIONS
 from galray.core.errors import EmptyInputError
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
-from galray.data.batches import decode_images, read_galaxies
-from galray.data.cache import cache_table, cached
+from galray.data.batches import read_galaxies
+from galray.data.cache import cached
 from galray.data.labelled import Labelled
 from galray.data.lineage import JUDGED_SPLITS
 from galray.data.stream import CachedGalaxies, Column
@@ -29,55 +26,7 @@ from galray.data.stream import CachedGalaxies, Column
 if TYPE_CHECKING:
     from galray.classifier.train import ClassifyConfig
 
-LABEL_COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source")
 _IMAGES_AT_ONCE = 256
-
-
-class PrepareGalaxies:
-    """Decode galaxies and find what is true of them.
-
-    Called by Ray Data with Arrow tables; returns what `cache_table` makes of ``galaxy_id`` int64 [n],
-    ``image`` uint8 [n, size, size, 3], ``morphology`` int64 [n] and ``targets`` int8 [n, targets], -1 where
-    unknown; where votes are learnt, ``votes`` float32 [n, 37] and how many gave them, ``volunteers`` float32
-    [n, 11].
-
-    Parameters
-    ----------
-    config : ClassifierConfig
-    only_known : bool
-        Leave out galaxies of which nothing is known: nothing can be learnt from them.
-    teacher : Teacher, optional
-        Names those of which nothing is known.
-    """
-
-    def __init__(
-        self, config: ClassifierConfig, *, only_known: bool = False, teacher: Teacher | None = None
-    ) -> None:
-        self._config, self._only_known, self._teacher = config, only_known, teacher
-
-    def __call__(self, galaxies: pa.Table) -> pa.Table:
-        labels = self.labels(galaxies)
-        if self._teacher:
-            labels = self._teacher.label(galaxies, labels)
-        if self._only_known:
-            known = is_known(labels)
-            galaxies = galaxies.filter(pa.array(known))
-            labels = {name: values[known] for name, values in labels.items()}
-        images = decode_images(galaxies, self._config.size_px)
-        kept = {name: labels[name] for name in label_columns(self._config)}
-        return cache_table({"galaxy_id": galaxies["galaxy_id"].to_numpy(), "image": images, **kept})
-
-    def labels(self, galaxies: pa.Table) -> dict[str, np.ndarray]:
-        """Return what is true of galaxies, without their images; needs `LABEL_COLUMNS` only."""
-        labels = {
-            "morphology": morphology(galaxies, self._config.classes),
-            "targets": truths(galaxies, self._config.targets),
-        }
-        if not self._config.votes:
-            return labels
-        votes = votes_array(galaxies)
-        counted = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        return {**labels, "votes": votes, "volunteers": volunteers(votes, counted)}
 
 
 def label_columns(config: ClassifierConfig) -> dict[str, Column]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from galray.classifier import network
+from galray.classifier.labels import is_known
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import UNKNOWN
 from galray.core.errors import ConfigError
@@ -78,12 +79,6 @@ class Teacher:
             no, yes = said.targets <= 1 - self.confidence, said.targets >= self.confidence
             filled["targets"][rows] = np.where(yes, 1, np.where(no, 0, UNKNOWN))
         return filled
-
-
-def is_known(labels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return of which galaxies anything is known: bool, shape (n,)."""
-    known = (labels["morphology"] != UNKNOWN) | (labels["targets"] != UNKNOWN).any(axis=1)
-    return known | labels["volunteers"].any(axis=1) if "volunteers" in labels else known
 
 
 def _named(config: ClassifierConfig) -> str:

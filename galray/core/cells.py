@@ -1,5 +1,7 @@
 """Arrays in table columns: cells of a fixed size, taken in and out without a copy."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -24,3 +26,10 @@ def votes_array(galaxies: pa.Table) -> np.ndarray:
     """Return the votes column as float32, shape (n, 37)."""
     votes = galaxies["votes"].combine_chunks()
     return votes.flatten().to_numpy(zero_copy_only=False).reshape(-1, N_ANSWERS)
+
+
+def cache_table(batch: Mapping[str, np.ndarray]) -> pa.Table:
+    """Return galaxies as a cache is written from: ``galaxy_id``, each column in cells, no ``reason``."""
+    cells = {name: to_cells(np.ascontiguousarray(v)) for name, v in batch.items() if name != "galaxy_id"}
+    count = len(batch["galaxy_id"])
+    return pa.table({"galaxy_id": batch["galaxy_id"], **cells, "reason": pa.nulls(count, pa.string())})

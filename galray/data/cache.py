@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from ray.data import Dataset
 
-from galray.core.cells import to_cells
 from galray.core.cluster import say
 from galray.core.manifest import Manifest, publish, standing
 from galray.core.schema import fingerprint
 from galray.core.shards import write_shards
 from galray.core.storage import Location
-from galray.data.stream import BLOCK_BYTES, CACHE_KIND, Batch, CachedGalaxies, Column
+from galray.data.stream import BLOCK_BYTES, CACHE_KIND, CachedGalaxies, Column
 
 _BLOCKS_PER_FILE = 16
 
@@ -43,7 +41,7 @@ def cached(
     columns : mapping
         What is cached of each galaxy beside its ``galaxy_id``.
     prepared : callable
-        Returns a dataset whose blocks are what `cache_table` makes.
+        Returns a dataset whose blocks are what `galray.core.cells.cache_table` makes.
     key : mapping
         All that `prepared` depends on, as JSON has it.
 
@@ -72,13 +70,6 @@ def cached(
             )
             publication.lineage = {"columns": form, "rows_per_block": rows_per_block}
     return CachedGalaxies.open(place)
-
-
-def cache_table(batch: Batch) -> pa.Table:
-    """Return galaxies as a cache is written from: ``galaxy_id``, each column in cells, no ``reason``."""
-    cells = {name: to_cells(np.ascontiguousarray(v)) for name, v in batch.items() if name != "galaxy_id"}
-    count = len(batch["galaxy_id"])
-    return pa.table({"galaxy_id": batch["galaxy_id"], **cells, "reason": pa.nulls(count, pa.string())})
 
 
 def _schema(columns: Mapping[str, Column]) -> pa.Schema:

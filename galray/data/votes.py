@@ -75,6 +75,25 @@ def volunteers_asked(votes: np.ndarray, classifications: np.ndarray) -> np.ndarr
     return np.stack([asked(int(question)) for question in QUESTION_OF_ANSWER], axis=1)
 
 
+def volunteers_by_question(votes: np.ndarray, classifications: np.ndarray) -> np.ndarray:
+    """Return how many volunteers were asked each question.
+
+    Parameters
+    ----------
+    votes, classifications
+        See `volunteers_asked`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 11)
+        0 where a question's answers are not all known.
+    """
+    first = np.searchsorted(QUESTION_OF_ANSWER, np.arange(len(DECISION_TREE)))
+    asked = np.nan_to_num(volunteers_asked(votes, classifications)[:, first])
+    unknown = np.logical_or.reduceat(np.isnan(votes), first, axis=1)
+    return np.where(unknown, 0, asked).astype(np.float32)
+
+
 def answered(galaxies: pa.Table, answers: Sequence[str]) -> np.ndarray:
     """Return whether volunteers, or else the label, gave all of these answers: bool, shape (n,).
 

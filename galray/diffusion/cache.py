@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from galray.core.cluster import Scaling
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
-from galray.data.batches import Emphasise, decode_images, read_galaxies
-from galray.data.cache import cache_table, cached
+from galray.data.batches import Emphasise, read_galaxies
+from galray.data.cache import cached
 from galray.data.labelled import Labelled
 from galray.data.stream import CachedGalaxies, Column
-from galray.data.votes import LEAST_VOLUNTEERS, condition_votes
-from galray.diffusion.codec import Codec
+from galray.data.votes import LEAST_VOLUNTEERS
+from galray.diffusion.codec import Codec, PixelCodec
+from galray.diffusion.prepare import Prepare
 
 _COLUMNS = ("galaxy_id", "votes", "classifications", "label", "image")
 _IMAGES_AT_ONCE = 64
@@ -63,46 +64,42 @@ def cached_galaxies(
         rows = read_galaxies(galaxies, "train", _COLUMNS, labelled=labelled)
         if emphasis:
             rows = rows.map_batches(Emphasise(emphasis), batch_format="pyarrow")
-        return _encoded(rows, codec, scaling or Scaling())
+        return _prepared(rows, codec, scaling or Scaling())
 
     return cached(galaxies, folder, columns, prepared, key)
 
 
-def _encoded(rows: Dataset, codec: Codec, scaling: Scaling) -> Dataset:
-    """Decode and encode: in tasks on CPUs, or in actors that hold a GPU each."""
+def _prepared(rows: Dataset, codec: Codec, scaling: Scaling) -> Dataset:
+    """Decode and encode in tasks on CPUs; what a learned codec makes, in actors that hold a GPU each."""
     options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": _IMAGES_AT_ONCE}
+    if isinstance(codec, PixelCodec):
+        return rows.map_batches(Prepare(codec.size_px).__call__, **options)
     if not scaling.use_gpu:
-        return rows.map_batches(Prepare(codec).__call__, **options)
+        return rows.map_batches(Prepare(codec.size_px, Encode(codec)).__call__, **options)
     return rows.map_batches(
         Prepare,
-        fn_constructor_args=(codec, "cuda"),
+        fn_constructor_args=(codec.size_px, Encode(codec, "cuda")),
         compute=ActorPoolStrategy(size=scaling.workers),
         num_gpus=1,
         **options,
     )
 
 
-class Prepare:
-    """Decode a block of galaxies and encode them with a codec.
+class Encode:
+    """Make of images what a learned codec caches of them.
 
     Parameters
     ----------
     codec : Codec
     device : str
+        Where it works; it goes there at the first call, for whoever makes it may have no such device.
     """
 
     def __init__(self, codec: Codec, device: str = "cpu") -> None:
-        self._codec, self._device = codec.to(device), device
+        self._codec, self._device = codec, device
 
     @torch.inference_mode()
-    def __call__(self, galaxies: pa.Table) -> pa.Table:
-        """Put ``cached`` and the votes that are known, from volunteers or labels, in the place of images."""
-        images = torch.from_numpy(decode_images(galaxies, self._codec.size_px))
-        encoded = self._codec.prepare(images.to(self._device)).cpu().contiguous()
-        return cache_table(
-            {
-                "galaxy_id": galaxies["galaxy_id"].to_numpy(),
-                "votes": condition_votes(galaxies),
-                "cached": encoded.numpy(),
-            }
-        )
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Encode images, uint8 (n, size_px, size_px, 3)."""
+        codec = self._codec.to(self._device)
+        return codec.prepare(torch.from_numpy(images).to(self._device)).cpu().contiguous().numpy()

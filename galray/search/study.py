@@ -18,8 +18,8 @@ import pyarrow as pa
 import ray
 
 from galray.classifier.decision import Decision
-from galray.classifier.examples import LABEL_COLUMNS
 from galray.classifier.judging import of_split, read_predictions
+from galray.classifier.labels import LABEL_COLUMNS
 from galray.classifier.train import classify
 from galray.core.cluster import say
 from galray.core.errors import EmptyInputError

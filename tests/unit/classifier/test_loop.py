@@ -20,9 +20,9 @@ from galray.classifier.network import predict
 from galray.classifier.state import TrainingState
 from galray.classifier.train import PRESETS, ClassifyConfig
 from galray.classifier.votes import expected_fractions
+from galray.core.cells import cache_table
 from galray.core.manifest import publish, write_parquet
 from galray.core.storage import open_location
-from galray.data.cache import cache_table
 from galray.data.stream import CACHE_KIND, CachedGalaxies, Column, loader
 
 GALAXIES, SIZE_PX = 27, 32

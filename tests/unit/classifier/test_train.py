@@ -12,13 +12,13 @@ import torch
 
 from galray.classifier.decision import Decision
 from galray.classifier.examples import (
-    PrepareGalaxies,
     measure_balance,
     refuse_one_sided,
     with_architecture,
 )
 from galray.classifier.figures import curve_figure
 from galray.classifier.judging import choose_threshold, figures, judge, validation_metrics
+from galray.classifier.labels import PrepareGalaxies
 from galray.classifier.losses import ClassBalance
 from galray.classifier.network import Classifier, ClassifierConfig, load, save
 from galray.classifier.teacher import Teacher

@@ -6,8 +6,9 @@ import torch
 from scipy.special import gammaln
 from scipy.stats import dirichlet_multinomial
 
-from galray.classifier.votes import expected_fractions, volunteers, vote_loss
+from galray.classifier.votes import expected_fractions, vote_loss
 from galray.core.schema import ANSWER_INDEX, N_ANSWERS, QUESTION_INDEX, QUESTION_OF_ANSWER
+from galray.data.votes import volunteers_by_question
 
 
 def votes_of(**answers: float) -> np.ndarray:
@@ -24,19 +25,19 @@ def test_volunteers_follow_the_tree() -> None:
     votes = votes_of(
         smooth=0.75, features_or_disk=0.25, edge_on=0.2, not_edge_on=0.8, in_between=1.0, odd=0.5
     )
-    asked = volunteers(votes, np.array([40.0]))[0]
+    asked = volunteers_by_question(votes, np.array([40.0]))[0]
     expected = {"smooth_or_features": 40, "rounded": 30, "edge_on": 10, "odd": 30}
     for name, count in expected.items():
         assert asked[QUESTION_INDEX[name]] == pytest.approx(count)
     assert asked[QUESTION_INDEX["bar"]] == 0  # eight were asked, and what they said is unknown
-    assert not volunteers(votes, np.array([np.nan])).any()
+    assert not volunteers_by_question(votes, np.array([np.nan])).any()
 
 
 def test_the_loss_is_the_density_that_scipy_has() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, N_ANSWERS, generator=generator)
     votes = torch.from_numpy(votes_of(smooth=0.75, features_or_disk=0.25))
-    asked = torch.from_numpy(volunteers(votes.numpy(), np.array([40.0])))
+    asked = torch.from_numpy(volunteers_by_question(votes.numpy(), np.array([40.0])))
     alpha = (1 + 99 * logits[0, :3].sigmoid()).double().numpy()
     counts = np.array([30, 10, 0])
     coefficient = gammaln(41) - gammaln(counts + 1).sum()
@@ -47,7 +48,7 @@ def test_the_loss_is_the_density_that_scipy_has() -> None:
 def test_many_volunteers_pull_harder() -> None:
     votes = torch.from_numpy(votes_of(smooth=1.0)).expand(2, -1)
     logits = torch.zeros(2, N_ANSWERS, requires_grad=True)
-    asked = torch.from_numpy(volunteers(votes.numpy(), np.array([4.0, 40.0])))
+    asked = torch.from_numpy(volunteers_by_question(votes.numpy(), np.array([4.0, 40.0])))
     vote_loss(logits, votes, asked).backward()
     assert logits.grad is not None
     few, many = logits.grad[:, ANSWER_INDEX["smooth"]].abs()

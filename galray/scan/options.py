@@ -68,7 +68,10 @@ class ScanConfig(JobConfig):
     rendering: Rendering = field(default_factory=Rendering)
     """How flux becomes colour; must be what the training images had."""
     cutout_px: int = 0
-    """Side of the cutouts before they are resampled for the classifier; 0 takes its size."""
+    """Side of the cutouts in the tiles' pixels, before they are resampled for the classifier; 0 takes its
+    size."""
+    cutout_arcsec: float = 0.0
+    """Side of the cutouts on the sky instead, whatever the tiles' pixels: 25.3 is 64 px of SDSS's."""
     cutout_radii: float = 0.0
     """Scale the cutouts to so many of each source's radii instead; GZ2 showed 8.48 Petrosian ones."""
     batch_size: int = 128
@@ -89,7 +92,7 @@ class ScanConfig(JobConfig):
         for name in ("max_candidates", "batch_size", "rows_per_task"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} is {value}; give at least 1.")
-        for name in ("cutout_px", "cutout_radii", "gpus", "blend_radius_arcsec"):
+        for name in ("cutout_px", "cutout_arcsec", "cutout_radii", "gpus", "blend_radius_arcsec"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')} cannot be negative.")
         require(self.saturation is None or self.saturation > 0, "--saturation must be positive.")
         require(
@@ -103,7 +106,10 @@ class ScanConfig(JobConfig):
         require(
             prevalence is None or 0 < prevalence < 1, f"--survey-prevalence {prevalence} is not in (0, 1)."
         )
-        require(not (self.cutout_px and self.cutout_radii), "Give --cutout-px or --cutout-radii, not both.")
+        require(
+            sum(map(bool, (self.cutout_px, self.cutout_arcsec, self.cutout_radii))) < 2,
+            "Give one of --cutout-px, --cutout-arcsec and --cutout-radii.",
+        )
         require(
             not (self.galaxies and self.select),
             "--select chooses rows of a --catalogue, before pixels are read; --galaxies are cutouts already.",

@@ -131,24 +131,48 @@ def _where(rows: np.ndarray, text: str, otherwise: pa.ChunkedArray) -> pa.Chunke
 
 
 @dataclass(frozen=True)
+class Side:
+    """How large cutouts are; of `radii`, `arcsec` and `pixels` the first that is not 0 counts.
+
+    Attributes
+    ----------
+    pixels : int
+        Of the tile.
+    arcsec : float
+        The same piece of sky on tiles of any pixel scale, to half a pixel of the tile.
+    radii : float
+        Multiples of the source's own radius.
+    """
+
+    pixels: int
+    arcsec: float = 0.0
+    radii: float = 0.0
+
+    def on(self, tile: Tile, radius_arcsec: np.ndarray) -> np.ndarray:
+        """Return the sides of sources' cutouts in the tile's pixels; int, shape (n,)."""
+        if not (self.radii or self.arcsec):
+            return np.full(len(radius_arcsec), self.pixels)
+        arcsec = self.radii * radius_arcsec if self.radii else np.full(len(radius_arcsec), self.arcsec)
+        arcsec_per_px = 3600 * proj_plane_pixel_scales(tile.wcs).mean()
+        return np.clip(np.rint(arcsec / arcsec_per_px), 2, _LARGEST_CUTOUT_PX).astype(int)
+
+
+@dataclass(frozen=True)
 class CutSources:
     """Cut and colour the sources of a block of catalogue rows; cheap to send to workers.
 
     Attributes
     ----------
     tiles : TileFiles
-    cutout_px : int
-        Side of the cutouts, in the tiles' own pixels.
-    cutout_radii : float
-        Side of the cutouts as a multiple of the source's radius; 0 cuts `cutout_px`.
+    side : Side
+        Of the cutouts.
     size_px : int
         Side of the images made of them.
     rendering : Rendering
     """
 
     tiles: TileFiles
-    cutout_px: int
-    cutout_radii: float
+    side: Side
     size_px: int
     rendering: Rendering
 
@@ -173,24 +197,17 @@ class CutSources:
                 sources.reject([row], "missing_image", "the row names no tile")
             elif climbs_out(tile):
                 sources.reject([row], "unsafe_path", f"the tile is called {tile!r}")
-            elif self.cutout_radii and not sources.radius_arcsec[row] > 0:
+            elif self.side.radii and not sources.radius_arcsec[row] > 0:
                 sources.reject([row], "missing_radius", f"the radius is {sources.radius_arcsec[row]} arcsec")
 
     def _cut(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> None:
-        sides_px = self._sides_px(sources, rows, tile)
+        sides_px = self.side.on(tile, sources.radius_arcsec[rows])
         for side_px in map(int, np.unique(sides_px)):
             for few in few_at_once(rows[sides_px == side_px], side_px):
                 cutouts: Cutouts = cut(tile, sources.ra_deg[few], sources.dec_deg[few], side_px)
                 sources.accept(few, lupton_rgb(cutouts.gri, self.rendering), cutouts.flags)
                 outside = few[~cutouts.inside]
                 sources.reject(outside, "outside_tile", f"no pixel of it lies on {tile.name}")
-
-    def _sides_px(self, sources: Scanned, rows: np.ndarray, tile: Tile) -> np.ndarray:
-        if not self.cutout_radii:
-            return np.full(len(rows), self.cutout_px)
-        arcsec_per_px = 3600 * proj_plane_pixel_scales(tile.wcs).mean()
-        sides_px = np.rint(self.cutout_radii * sources.radius_arcsec[rows] / arcsec_per_px)
-        return np.clip(sides_px, 2, _LARGEST_CUTOUT_PX).astype(int)
 
 
 def _on_the_sky(ra_deg: Any, dec_deg: Any) -> Any:

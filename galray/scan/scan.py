@@ -35,11 +35,11 @@ from galray.scan.ensemble import Ensemble
 from galray.scan.handover import HandOver
 from galray.scan.options import ScanConfig
 from galray.scan.partition import SOURCES, prepare, prepared, units_of
-from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies
+from galray.scan.pixels import GALAXY_COLUMNS, CutSources, DecodeGalaxies, Side
 from galray.scan.scoring import ScoreUnit, Scoring, UnitImages
 
 _DECIDES_PIXELS = (
-    *("tile_files", "bands", "saturation", "rendering", "cutout_px", "cutout_radii"),
+    *("tile_files", "bands", "saturation", "rendering", "cutout_px", "cutout_arcsec", "cutout_radii"),
     "batch_size",  # on which the last bits of sums depend
 )
 
@@ -135,8 +135,8 @@ class _Survey:
         if config.galaxies:
             made = DecodeGalaxies(size_px)
             return UnitImages(self._galaxies, GALAXY_COLUMNS, made, config.batch_size)
-        cutout_px = config.cutout_px or size_px
-        cut = CutSources(self._tiles, cutout_px, config.cutout_radii, size_px, config.rendering)
+        side = Side(config.cutout_px or size_px, config.cutout_arcsec, config.cutout_radii)
+        cut = CutSources(self._tiles, side, size_px, config.rendering)
         return UnitImages(output / SOURCES, None, cut, config.batch_size)
 
     def _check_engine(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from galray.data.tile_fits import open_tile
 from galray.scan.columns import sources_table
 from galray.scan.engine import Engine, mock_images
 from galray.scan.options import ScanConfig
-from galray.scan.pixels import CutSources
+from galray.scan.pixels import CutSources, Side
 from galray.scan.scan import scan
 
 SIZE_PX = 64
@@ -171,7 +171,7 @@ def cut_tile(root: Path, tile: int, sources: int) -> tuple[float, float]:
     """Open a tile and cut its sources; returns seconds, and this process's peak memory in GiB."""
     rows = catalogue(root, tile, sources)
     cutter = CutSources(
-        TileFiles(open_location(str(root / "survey/tiles"))), SIZE_PX, 0.0, SIZE_PX, Rendering()
+        TileFiles(open_location(str(root / "survey/tiles"))), Side(SIZE_PX), SIZE_PX, Rendering()
     )
     started_s = time.perf_counter()
     for first in range(0, sources, BATCH_SIZE):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from astropy.wcs import WCS
 
 from galray.core.errors import StorageUnreachable
 from galray.core.schema import CUTOUT_FLAGS, REJECT_REASONS
@@ -18,9 +19,9 @@ from galray.data.images import Rendering, encode_png, lupton_rgb
 from galray.data.mock import MockConfig, MockTile, render_tile
 from galray.data.tile_files import Footprints, TileFiles
 from galray.data.tile_fits import open_tile
-from galray.data.tiles import cut
+from galray.data.tiles import Tile, cut
 from galray.scan.columns import Columns, ReadColumns
-from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, images_of
+from galray.scan.pixels import AssignTiles, CutSources, DecodeGalaxies, Side, images_of
 
 SIZE_PX = 32
 GOOD = "good"
@@ -57,7 +58,7 @@ def catalogue(tile: MockTile, /, **columns: object) -> pa.Table:
 
 
 def cutter(tiles: Location, cutout_px: int = SIZE_PX) -> CutSources:
-    return CutSources(TileFiles(tiles), cutout_px, 0.0, SIZE_PX, Rendering())
+    return CutSources(TileFiles(tiles), Side(cutout_px), SIZE_PX, Rendering())
 
 
 def test_cut_sources_are_the_cutouts_made_by_hand(tiles, tile, tile_bytes):
@@ -128,10 +129,21 @@ def test_cutouts_scaled_to_the_radius(tiles, tile):
     block = catalogue(tile)
     radii = pa.array([6.336] * (count - 2) + [None, 0.0], pa.float32())
     block = block.set_column(block.schema.get_field_index("radius_arcsec"), "radius_arcsec", radii)
-    scaled = CutSources(TileFiles(tiles), 0, 4.0, SIZE_PX, Rendering())(block)
+    scaled = CutSources(TileFiles(tiles), Side(0, radii=4.0), SIZE_PX, Rendering())(block)
     by_hand = cutter(tiles, cutout_px=64)(block)  # 4 x 6.336 arcsec of 0.396 each
     np.testing.assert_array_equal(images_of(scaled)[: count - 2], images_of(by_hand)[: count - 2])
     assert scaled["reason"].to_pylist()[-2:] == ["missing_radius"] * 2
+
+
+def test_cutouts_of_a_stated_piece_of_sky(tiles, tile):
+    """Of tiles whose pixels are larger, fewer make it up."""
+    by_sky = CutSources(TileFiles(tiles), Side(0, arcsec=25.344), SIZE_PX, Rendering())(catalogue(tile))
+    by_hand = cutter(tiles, cutout_px=64)(catalogue(tile))  # of 0.396 arcsec each
+    np.testing.assert_array_equal(images_of(by_sky), images_of(by_hand))
+    coarse = WCS(naxis=2)
+    coarse.wcs.ctype, coarse.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [-0.792 / 3600, 0.792 / 3600]
+    large = Tile(np.zeros((3, 4, 4), np.float32), coarse, "coarse")
+    assert Side(0, arcsec=25.344).on(large, np.ones(3)).tolist() == [32] * 3
 
 
 def test_tiles_are_found_by_their_sky(tiles, tile):
@@ -218,7 +230,7 @@ def test_the_real_decals_cutouts_are_tiles_and_the_damaged_ones_are_named():
         }
     )
     sources = ReadColumns(Columns().found_in(table.column_names, "cat"), None)(table)
-    block = CutSources(files, 424, 0.0, SIZE_PX, Rendering())(sources)
+    block = CutSources(files, Side(424), SIZE_PX, Rendering())(sources)
     assert block["reason"].to_pylist() == [None, None, None, None, "unreadable_file"]
     assert "example_incomplete.fits" in block["detail"][4].as_py()
     assert block["flags"].to_pylist()[3] & CUTOUT_FLAGS["bad_pixels"]

@@ -1,6 +1,6 @@
 """What is found of a mock survey of 50,000 sources, beside what the reports had predicted.
 
-    python tests/benchmarks/survey_recovery.py FOLDER [labelled] [tiles] [training steps] [painted]
+    python tests/benchmarks/survey_recovery.py FOLDER [labelled] [tiles] [training steps] [painted] [seed]
 
 Labelled mock galaxies train a denoiser and two classifiers, one of real galaxies alone and one of painted
 ones too; each scans the same tiles, at the threshold that its validation galaxies chose. The reports predict
@@ -35,7 +35,7 @@ from galray.core.shards import shard_paths
 from galray.core.storage import Location, open_location
 from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import ingest
-from galray.data.mock import volunteers_votes
+from galray.data.mock import MockConfig, volunteers_votes
 from galray.data.survey import SurveyConfig, make_survey
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from galray.diffusion.train import PRESETS as DENOISERS
@@ -48,22 +48,33 @@ ARMS = {"real-only": "", "augmented": "{root}/synthetic"}
 
 
 def main(
-    folder: str, labelled: int = 20_000, tiles: int = 180, steps: int = 3000, painted: int = 600
+    folder: str,
+    labelled: int = 20_000,
+    tiles: int = 180,
+    steps: int = 3000,
+    painted: int = 600,
+    seed: int = 0,
 ) -> None:
     survey = SurveyConfig(
-        root=folder, labelled=labelled, tiles=tiles, tile_dust_lane_fraction_early=LANES, resume=True
+        root=folder,
+        mock=MockConfig(seed=seed),
+        labelled=labelled,
+        tiles=tiles,
+        tile_dust_lane_fraction_early=LANES,
+        resume=True,
     )
+    chance: dict[str, Any] = {"root": folder, "seed": seed, "resume": True}
     with connect():
         make_survey(survey)
         ingest(replace(INGESTS["mock"].config, root=folder, resume=True))
-        train(replace(DENOISERS["laptop"].config, root=folder, steps=steps, resume=True))
-        synthesize(SynthesizeConfig(root=folder, count=painted, resume=True))
+        train(replace(DENOISERS["laptop"].config, steps=steps, **chance))
+        synthesize(SynthesizeConfig(count=painted, **chance))
         known = seen_by_volunteers(survey)
         prevalence = float(np.mean(known["truth"].to_numpy() == 1))
         for name, synthetic in ARMS.items():
             classifier = f"{{root}}/classifier-{name}"
             learn = CLASSIFIERS["laptop"].config
-            classify(replace(learn, root=folder, output=classifier, synthetic=synthetic, resume=True))
+            classify(replace(learn, output=classifier, synthetic=synthetic, **chance))
             scan(
                 ScanConfig(
                     root=folder,
@@ -77,7 +88,7 @@ def main(
     root = open_location(folder)
     figures = {
         "hardware": hardware(),
-        "seeds": {"survey": survey.mock.seed, "training": 0, "painting": 0, "classifiers": 0},
+        "seed": seed,
         "labelled": labelled,
         "training_steps": steps,
         "painted": painted,
@@ -132,4 +143,4 @@ def found(root: Location, name: str, known: pa.Table) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:6]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -35,7 +35,7 @@ from galray.core.shards import shard_paths
 from galray.core.storage import Location, open_location
 from galray.data.ingest import PRESETS as INGESTS
 from galray.data.ingest import ingest
-from galray.data.mock import MockConfig, volunteers_votes
+from galray.data.mock import volunteers_votes
 from galray.data.survey import SurveyConfig, make_survey
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 from galray.diffusion.train import PRESETS as DENOISERS
@@ -57,12 +57,12 @@ def main(
 ) -> None:
     survey = SurveyConfig(
         root=folder,
-        mock=MockConfig(seed=seed),
         labelled=labelled,
         tiles=tiles,
         tile_dust_lane_fraction_early=LANES,
         resume=True,
     )
+    survey = replace(survey, mock=replace(survey.mock, seed=seed))
     chance: dict[str, Any] = {"root": folder, "seed": seed, "resume": True}
     with connect():
         make_survey(survey)

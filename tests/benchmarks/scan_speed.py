@@ -60,7 +60,7 @@ from galray.scan.scan import scan
 SIZE_PX = 64
 TILE_PX, PATCH_PX = 4096, 512
 BATCH_SIZE = 128
-BARE_BATCHES = 80
+BARE_BATCHES = 40
 ROWS_PER_TASK = 512  # a tile of up to eight times as many sources is a unit
 CUTOUTS, PLAIN_SOURCES = 4000, 1000
 BACKBONE = "resnet-18"

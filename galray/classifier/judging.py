@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,12 +100,15 @@ class Calibration:
     ----------
     natural : Shares
         Of the validation galaxies.
+    assumed : tuple of float
+        Class shares that the probabilities assume.
     class_temperature : float
     temperature : float
         Of the rare target's probability; 1 where there is none.
     """
 
     natural: Shares
+    assumed: tuple[float, ...]
     class_temperature: float
     temperature: float
 
@@ -120,16 +124,15 @@ class Calibration:
             morphology, _probabilities(validation), assumed, natural.classes
         )
         if not config.targets:
-            return cls(natural, class_temperature, 1.0)
+            return cls(natural, assumed, class_temperature, 1.0)
         temperature = _target_temperature(truth, validation["score"].to_numpy(), config.prevalence[0])
-        return cls(natural, class_temperature, temperature)
+        return cls(natural, assumed, class_temperature, temperature)
 
-    def _named(
-        self, rows: pa.Table, config: ClassifierConfig, temperature: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _named(self, rows: pa.Table, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """Return whether the class that is named is right, and how sure the classifier is of it."""
-        assumed, natural = config.class_shares or self.natural.classes, self.natural.classes
-        probability = shift_class_priors(_probabilities(rows), assumed, natural, temperature)
+        probability = shift_class_priors(
+            _probabilities(rows), self.assumed, self.natural.classes, temperature
+        )
         truth = rows["morphology"].to_numpy()
         right = np.where(truth < 0, -1, probability.argmax(axis=1) == truth)
         return right, np.minimum(probability.max(axis=1), 1.0)
@@ -142,29 +145,30 @@ class Calibration:
             score, config.prevalence[0], self.natural.prevalence[0], temperature
         )
 
-    def halfway(self, probability: np.ndarray, config: ClassifierConfig) -> np.ndarray:
+    def halfway(self, probability: np.ndarray) -> np.ndarray:
         """Move the classes' probabilities to shares halfway between the galaxies' own and equal ones.
 
         Shares in proportion to the square roots of the galaxies' own: logit adjustment after training, with
         tau = 1/2 (Menon et al. 2021). A rare class is named more readily, and is missed less often.
         """
-        assumed, roots = config.class_shares or self.natural.classes, np.sqrt(self.natural.classes)
-        return shift_class_priors(probability, assumed, (roots / roots.sum()).tolist())
+        roots = np.sqrt(self.natural.classes)
+        return shift_class_priors(probability, self.assumed, (roots / roots.sum()).tolist())
 
     def judged(self, rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
         """Return temperatures and calibration errors, before and after, at the validation's shares."""
-        found = {"classes": _errors(lambda t: self._named(rows, config, t), self.class_temperature)}
+        found = {"classes": _errors(partial(self._named, rows), self.class_temperature)}
         if config.targets:
-            found["target"] = _errors(lambda t: self._of_target(rows, config, t), self.temperature)
+            found["target"] = _errors(partial(self._of_target, rows, config), self.temperature)
         return found
 
     def figure(self, rows: pa.Table, config: ClassifierConfig) -> Figure:
         """Draw the reliability of the target, or else of the classes, before and after."""
-        sort, temperature = (
-            (self._of_target, self.temperature) if config.targets else (self._named, self.class_temperature)
-        )
+        if config.targets:
+            at, temperature = partial(self._of_target, rows, config), self.temperature
+        else:
+            at, temperature = partial(self._named, rows), self.class_temperature
         names = {"as it comes": 1.0, f"at temperature {temperature:.2f}": temperature}
-        return reliability_figure({n: metrics.reliability(*sort(rows, config, t)) for n, t in names.items()})
+        return reliability_figure({name: metrics.reliability(*at(t)) for name, t in names.items()})
 
 
 def _errors(at: Callable[[float], tuple[np.ndarray, np.ndarray]], temperature: float) -> dict[str, Any]:
@@ -222,7 +226,7 @@ def _judge_split(
         seen = _matrix(rows, _TURNED)
         turned = metrics.classification(true_class, seen, classes.classes)
         judged |= {_TURNED: turned.as_dict(), "text": f"{classes}\nin eight symmetries {turned.headline}"}
-    halfway = metrics.classification(true_class, calibration.halfway(seen, config), classes.classes)
+    halfway = metrics.classification(true_class, calibration.halfway(seen), classes.classes)
     judged |= {_HALFWAY: halfway.as_dict(), "text": f"{judged['text']}\nat halfway shares {halfway.headline}"}
     if decision is None:
         return judged

@@ -91,9 +91,12 @@ class _Request(BaseHTTPRequestHandler):
             told["Content-Length"] = str(len(body))
         for name, value in told.items():
             self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        try:
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+        except ConnectionError:  # who asked was stopped meanwhile
+            self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         pass

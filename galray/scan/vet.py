@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ from galray.core.tracking import track
 from galray.scan.agreement import cohen_kappas, completeness, fleiss_kappa, purity_by_rank
 from galray.scan.candidates import tables
 from galray.scan.document import Document, Section
-from galray.scan.vetting import labelled_galaxies, merge, purity, read_grades
+from galray.scan.vetting import FATES, labelled_galaxies, merge, purity, read_grades
 
 _SEED = 0  # of the bootstrap: the same report every time
 
@@ -82,7 +83,8 @@ def vet(config: VetConfig) -> Manifest:
         run.metrics({**done.counts, **fates, "purity": share.value, "purity_low": share.low})
     told = f"{done.counts['graded']} of {len(graded)} sources graded; purity of the list {share}"
     say(f"vet: {told} -> {output.uri}/report.html")
-    say(f"vet: {len(galaxies)} labelled galaxies ({_listed(fates)}) -> {place.uri}")
+    say(f"vet: {len(galaxies)} labelled galaxies ({_listed(fates, FATES[:2])}) -> {place.uri}")
+    say(f"vet: left out: {_listed(fates, FATES[2:])}")
     return done
 
 
@@ -202,8 +204,8 @@ def _publish_galaxies(
     return Manifest.read(place)
 
 
-def _listed(fates: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in fates.items())
+def _listed(fates: dict[str, int], names: Sequence[str]) -> str:
+    return ", ".join(f"{fates[name]} {name.replace('_', ' ')}" for name in names)
 
 
 _VET = VetConfig(grades=("grades.csv",))

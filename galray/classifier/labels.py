@@ -15,7 +15,7 @@ import pyarrow as pa
 from galray.classifier.targets import UNKNOWN, morphology, truths
 from galray.core.cells import cache_table, votes_array
 from galray.data.batches import decode_images
-from galray.data.votes import volunteers_by_question
+from galray.data.votes import classifications_array, volunteers_by_question
 
 if TYPE_CHECKING:
     from galray.classifier.network import ClassifierConfig
@@ -69,8 +69,8 @@ class PrepareGalaxies:
         if not self._votes:
             return labels
         votes = votes_array(galaxies)
-        counted = galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        return {**labels, "votes": votes, "volunteers": volunteers_by_question(votes, counted)}
+        asked = volunteers_by_question(votes, classifications_array(galaxies))
+        return {**labels, "votes": votes, "volunteers": asked}
 
 
 def is_known(labels: Mapping[str, np.ndarray]) -> np.ndarray:

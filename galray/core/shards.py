@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -184,6 +185,12 @@ def read_shards(
     table = read_parquet(shard_paths(location, kind), location.filesystem)
     table = table if where is None else table.filter(expr=where)
     return table.select_columns(list(columns)) if columns else table
+
+
+def whole_table(dataset: Dataset) -> pa.Table:
+    """Run a pipeline whose rows are few or narrow enough to be held here, and return them."""
+    blocks: Any = dataset.to_arrow_refs()
+    return pa.concat_tables(ray.get(blocks))
 
 
 def read_parquet(

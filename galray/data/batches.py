@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import ray
 from ray.data import Dataset
 from ray.data.expressions import col
 
 from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
 from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS
-from galray.core.shards import read_shards
+from galray.core.shards import read_shards, whole_table
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
 from galray.data.labelled import Labelled
@@ -127,8 +126,7 @@ def votes_of_class(location: Location, label: str) -> VotesOf:
     found = read_galaxies(location, "train", columns).map_batches(
         _OfClass(label).__call__, batch_format="pyarrow"
     )
-    blocks: Any = found.to_arrow_refs()
-    table = pa.concat_tables(ray.get(blocks)).sort_by("galaxy_id")
+    table = whole_table(found).sort_by("galaxy_id")
     labelled = _labelled(table, label)
     table = table.filter(labelled) if labelled.any() else table
     votes = condition_votes(table)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
+from ray.data import Dataset
 
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
 from galray.core.manifest import Manifest, publish, standing
 from galray.core.schema import GALAXY_SCHEMA
-from galray.core.shards import read_shards, rejects_told, write_shards
+from galray.core.shards import read_shards, rejects_told, whole_table, write_shards
 from galray.core.storage import Location
 from galray.core.tracking import track
 
@@ -59,18 +58,18 @@ def gather(config: GatherConfig) -> Manifest:
     return Manifest.read(output)
 
 
-def _parts(places: Sequence[Location]) -> Iterator[ray.data.Dataset]:
+def _parts(places: Sequence[Location]) -> Iterator[Dataset]:
     """Yield each folder's galaxies, those that an earlier one has set aside."""
     taken = np.empty(0, np.int64)
-    for place in places:
+    for before, place in zip([None, *places], places, strict=False):
+        if before:
+            taken = np.union1d(taken, _ids_of(before))
         set_aside = partial(_set_repeated_aside, taken=taken)
         yield read_shards(place, "galaxies").map_batches(set_aside, batch_format="pyarrow")
-        taken = np.union1d(taken, _ids_of(place))
 
 
 def _ids_of(place: Location) -> np.ndarray:
-    blocks: Any = read_shards(place, "galaxies", ["galaxy_id"]).to_arrow_refs()
-    return pa.concat_tables(ray.get(blocks))["galaxy_id"].to_numpy()
+    return whole_table(read_shards(place, "galaxies", ["galaxy_id"]))["galaxy_id"].to_numpy()
 
 
 def _set_repeated_aside(galaxies: pa.Table, taken: np.ndarray) -> pa.Table:

@@ -40,7 +40,7 @@ def condition_votes(galaxies: pa.Table) -> np.ndarray:
         NaN where nothing is known: an unlabelled galaxy is all NaN.
     """
     votes = votes_array(galaxies).copy()
-    classifications = _classifications(galaxies)
+    classifications = classifications_array(galaxies)
     few = volunteers_asked(votes, classifications) < LEAST_VOLUNTEERS  # never where that is NaN
     votes[few] = np.nan
     for row in np.flatnonzero(np.isnan(votes).all(axis=1)):
@@ -109,11 +109,14 @@ def answered(galaxies: pa.Table, answers: Sequence[str]) -> np.ndarray:
     """
     columns = [ANSWER_INDEX[name] for name in answers]
     votes = condition_votes(galaxies)
-    found_odd = np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * _classifications(galaxies)) >= ODD_VOLUNTEERS
+    found_odd = (
+        np.nan_to_num(votes[:, ANSWER_INDEX["odd"]] * classifications_array(galaxies)) >= ODD_VOLUNTEERS
+    )
     asked_if_odd = QUESTION_OF_ANSWER[columns] == QUESTION_INDEX["odd_feature"]
     given = (np.nan_to_num(votes[:, columns]) >= 0.5) & (~asked_if_odd | found_odd[:, None])
     return given.all(axis=1)
 
 
-def _classifications(galaxies: pa.Table) -> np.ndarray:
+def classifications_array(galaxies: pa.Table) -> np.ndarray:
+    """Return how many volunteers saw each galaxy, float32, shape (n,); NaN where nobody counted."""
     return galaxies["classifications"].cast(pa.float32()).to_numpy(zero_copy_only=False)

@@ -11,11 +11,8 @@ labels of the galaxies on the setting's list. What all of them go on from has se
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
-import ray
 
 from galray.classifier.decision import Decision
 from galray.classifier.judging import of_split, read_predictions
@@ -24,6 +21,7 @@ from galray.classifier.train import classify
 from galray.core.cluster import say
 from galray.core.errors import EmptyInputError
 from galray.core.manifest import Manifest, publish, standing, write_parquet
+from galray.core.shards import whole_table
 from galray.core.storage import Location
 from galray.core.tracking import track
 from galray.data.batches import read_galaxies
@@ -135,8 +133,7 @@ def publish_labels(config: StudyConfig, known: pa.Table, setting: Setting, seed:
 
 def training_labels(config: StudyConfig) -> pa.Table:
     """Return what is known of the training galaxies, without their images."""
-    found: Any = read_galaxies(config.location(config.galaxies), "train", LABEL_COLUMNS).to_arrow_refs()
-    return pa.concat_tables(ray.get(found))
+    return whole_table(read_galaxies(config.location(config.galaxies), "train", LABEL_COLUMNS))
 
 
 def read_judged(config: StudyConfig, classifier: Location) -> dict[str, Judged]:

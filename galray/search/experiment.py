@@ -28,27 +28,30 @@ class Method:
         Of the classifier's job, where they differ from the study's.
     augmented : bool
         Learns from synthetic galaxies too; the others are the baselines.
-    taught : bool
-        Learns from what the method of real galaxies alone makes of the unlabelled ones.
+    teacher : str
+        The method whose confident answers label the unlabelled galaxies; none where they stay out.
     """
 
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
     augmented: bool = False
-    taught: bool = False
+    teacher: str = ""
 
 
-REAL_ONLY = "real-only"
+REAL_ONLY, AUGMENTED = "real-only", "augmented"
 _JUDGEMENTS = 8  # of a classifier on its way
 METHODS: dict[str, Method] = {
     REAL_ONLY: Method("real galaxies, classical augmentation"),
     "class-balanced": Method("class-balanced sampling", {"balance": "class-balanced"}),
     "focal": Method("focal loss", {"loss": "focal"}),
     "logit-adjustment": Method("logit adjustment", {"balance": "logit-adjustment"}),
-    "self-training": Method("self-training on unlabelled galaxies", taught=True),
-    "augmented": Method("synthetic galaxies", augmented=True),
+    "self-training": Method("self-training on unlabelled galaxies", teacher=REAL_ONLY),
+    AUGMENTED: Method("synthetic galaxies", augmented=True),
     "augmented-logit-adjustment": Method(
         "synthetic galaxies, logit adjustment", {"balance": "logit-adjustment"}, augmented=True
+    ),
+    "augmented-self-training": Method(
+        "synthetic galaxies, self-training on unlabelled ones", augmented=True, teacher=AUGMENTED
     ),
 }
 
@@ -96,9 +99,9 @@ class StudyConfig(JobConfig):
     """Each decides which labels may be used, and all that is drawn by chance."""
     galaxies: str = "{root}/galaxies"
     output: str = "{root}/study"
-    pretrain: TrainConfig = field(default_factory=lambda: replace(DENOISERS["laptop"].config, steps=2500))
+    pretrain: TrainConfig = field(default_factory=lambda: replace(DENOISERS["gz5"].config, steps=6000))
     """The denoiser that all others go on from: of all training images, and no vote or label of any."""
-    finetune: TrainConfig = field(default_factory=lambda: replace(DENOISERS["laptop"].config, steps=600))
+    finetune: TrainConfig = field(default_factory=lambda: replace(DENOISERS["gz5"].config, steps=1200))
     """The denoiser of one setting and seed, which learns the labels that they may use."""
     labelled_share: float = 0.5
     """Share of the galaxies shown in fine-tuning that have labels, evenly over the classes."""
@@ -120,9 +123,12 @@ class StudyConfig(JobConfig):
                 name in METHODS,
                 f"--methods: none is named {name!r}{nearest(name, METHODS)}. Use {', '.join(METHODS)}.",
             )
-        require(
-            REAL_ONLY in self.methods, f"--methods must have {REAL_ONLY}: it teaches, and all are compared."
-        )
+        for place, name in enumerate(self.methods):
+            teacher = METHODS[name].teacher
+            require(
+                teacher in ("", *self.methods[:place]),
+                f"--methods: {name} learns from what {teacher} says. Name {teacher} before it.",
+            )
         for option in ("settings", "methods", "seeds"):
             values = getattr(self, option)
             require(len(set(values)) == len(values) > 0, f"--{option} must be given, each once.")
@@ -184,9 +190,9 @@ class StudyConfig(JobConfig):
     def classification(self, labels: Labels, name: str) -> ClassifyConfig:
         """Return how one method's classifier is trained."""
         method, place = METHODS[name], self.place(labels)
-        learnt = labels.training if method.taught else labels.labelled
+        learnt = labels.training if method.teacher else labels.labelled
         sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
-        sources |= {"pseudo_labels": f"{place}/{REAL_ONLY}"} if method.taught else {}
+        sources |= {"pseudo_labels": f"{place}/{method.teacher}"} if method.teacher else {}
         return replace(
             self.classify,
             root=self.root,
@@ -230,14 +236,14 @@ _GZ5 = StudyConfig(
 PRESETS = {
     "gz5": Preset("the full study on the clean sample's five classes at 64 px: days on two cores", _GZ5),
     "gz5-quick": Preset(
-        "two settings, two seeds, shorter training: hours on two cores",
+        "two settings, two seeds, shorter training: an afternoon on two cores",
         replace(
             _GZ5,
             settings=("30", "cigar_shaped_smooth:30"),
             seeds=(0, 1),
-            pretrain=replace(_GZ5.pretrain, steps=1200),
-            finetune=replace(_GZ5.finetune, steps=400),
-            synthesize=replace(_GZ5.synthesize, count=600, num_steps=15),
+            pretrain=replace(_GZ5.pretrain, steps=3000),
+            finetune=replace(_GZ5.finetune, steps=600),
+            synthesize=replace(_GZ5.synthesize, count=1500, num_steps=15),
             galaxies_shown=40_000,
         ),
     ),
@@ -255,7 +261,7 @@ PRESETS = {
         "one setting, one seed, two methods, on the debug mock survey: to see that everything runs",
         StudyConfig(
             settings=("12",),
-            methods=(REAL_ONLY, "augmented"),
+            methods=(REAL_ONLY, AUGMENTED),
             seeds=(0,),
             pretrain=DENOISERS["debug"].config,
             finetune=DENOISERS["debug"].config,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from galray.core.errors import ConfigError
-from galray.search.experiment import METHODS, REAL_ONLY, Labels, StudyConfig
+from galray.search.experiment import AUGMENTED, METHODS, REAL_ONLY, Labels, StudyConfig
 from galray.search.settings import Setting
 
 NAMES = ("completely_round_smooth", "in_between_smooth", "cigar_shaped_smooth", "edge_on", "spiral")
@@ -33,15 +33,24 @@ def test_each_seed_has_its_own_denoiser_and_its_own_galaxies() -> None:
     assert len(places) == 3
     painting = config.painting(labels(10, seed=1))
     assert painting.denoiser == config.finetuning(labels(10, seed=1)).output
-    assert config.classification(labels(10, seed=1), "augmented").synthetic == painting.output
+    assert config.classification(labels(10, seed=1), AUGMENTED).synthetic == painting.output
 
 
-@pytest.mark.parametrize("name", [REAL_ONLY, "augmented"])
+@pytest.mark.parametrize("name", [REAL_ONLY, AUGMENTED])
 def test_only_augmented_methods_learn_from_synthetic_galaxies(name: str) -> None:
     config = StudyConfig().classification(labels(100), name)
     assert bool(config.synthetic) == METHODS[name].augmented
     assert config.output.endswith(f"all/seed-3/{name}")
     assert config.seed == 3
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.teacher])
+def test_a_teacher_labels_what_its_pupil_learns_from_beside_the_labels(name: str) -> None:
+    taught = StudyConfig().classification(labels(30), name)
+    teacher = StudyConfig().classification(labels(30), METHODS[name].teacher)
+    assert taught.pseudo_labels == teacher.output
+    assert taught.labelled == teacher.labelled
+    assert taught.synthetic == teacher.synthetic
 
 
 @pytest.mark.parametrize("count", [2, 10, 30, 3000])
@@ -53,10 +62,10 @@ def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
 
 
 def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
-    config = StudyConfig(methods=(REAL_ONLY, "augmented"))
+    config = StudyConfig(methods=(REAL_ONLY, AUGMENTED))
     one_class = replace(labels(10), counts={"dust_lane_early_type": 0, "other": 900})
-    assert config.possible(one_class) == ["augmented"]
-    assert config.possible(labels(10, rare=0)) == [REAL_ONLY, "augmented"]
+    assert config.possible(one_class) == [AUGMENTED]
+    assert config.possible(labels(10, rare=0)) == [REAL_ONLY, AUGMENTED]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +74,8 @@ def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
         ({"settings": ("cigars:10",)}, "no class is named so"),
         ({"settings": ()}, "--settings"),
         ({"methods": (REAL_ONLY, "augmentd")}, "did you mean 'augmented'"),
-        ({"methods": ("focal",)}, "--methods must have real-only"),
+        ({"methods": ("self-training", REAL_ONLY)}, "Name real-only before it"),
+        ({"methods": (REAL_ONLY, "augmented-self-training")}, "Name augmented before it"),
         ({"seeds": (1, 1)}, "--seeds"),
         ({"labelled_share": 1.0}, "--labelled-share"),
     ],

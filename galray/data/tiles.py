@@ -29,7 +29,7 @@ BLANK_SHARE = 0.01
 # A spline's value depends on pixels this near to better than 1e-4 of a pixel's flux.
 _SPLINE_REACH_PX = 8
 _SPLINE_POLE = np.sqrt(3) - 2
-_PIXELS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)

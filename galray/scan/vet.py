@@ -54,15 +54,13 @@ def vet(config: VetConfig) -> Manifest:
     ------
     MissingColumnError, InputError
         Grades that cannot be read.
-    EmptyInputError
-        No candidate is decided, has its cutout, and may teach.
     PublishError
         An output already stands.
     """
     output, place = config.location(config.output), config.location(config.galaxies)
     done = standing(output, "vetted", config.resume)
     taught = standing(place, "galaxies", config.resume)
-    if done and taught:
+    if done and (taught or not done.counts["confirmed"] + done.counts["refuted"]):
         say(f"vet: {output.uri} stands with {done.counts['graded']} graded candidates")
         return done
     candidates = config.location(config.candidates)
@@ -76,14 +74,17 @@ def vet(config: VetConfig) -> Manifest:
     report = vet_report(graded, manifest.counts["sources"], candidates.uri)
     with track("vet", config) as run:
         if not done:
-            done = _publish_graded(config, parents, graded, strangers, len(grades), report)
-        if not taught:
-            taught = _publish_galaxies(config, parents, galaxies, fates)
+            done = _publish_graded(config, parents, graded, strangers, len(grades), fates, report)
+        if len(galaxies) and not taught:
+            _publish_galaxies(config, parents, galaxies, fates)
         share = purity(graded)
-        run.metrics({**done.counts, **fates, "purity": share.value, "purity_low": share.low})
+        run.metrics({**done.counts, "purity": share.value, "purity_low": share.low})
     told = f"{done.counts['graded']} of {len(graded)} sources graded; purity of the list {share}"
     say(f"vet: {told} -> {output.uri}/report.html")
-    say(f"vet: {len(galaxies)} labelled galaxies ({_listed(fates, FATES[:2])}) -> {place.uri}")
+    if len(galaxies):
+        say(f"vet: {len(galaxies)} labelled galaxies ({_listed(fates, FATES[:2])}) -> {place.uri}")
+    else:
+        say("vet: nothing to learn from: no candidate with a cutout and a grade of A, B or reject may teach")
     say(f"vet: left out: {_listed(fates, FATES[2:])}")
     return done
 
@@ -172,6 +173,7 @@ def _publish_graded(
     graded: pa.Table,
     strangers: pa.Table,
     n_grades: int,
+    fates: dict[str, int],
     report: Document,
 ) -> Manifest:
     """Publish the graded catalogue, and the grades that belong to no candidate as rejects."""
@@ -189,19 +191,19 @@ def _publish_graded(
             "rejects": len(strangers),
             "candidates": len(graded),
             "graded": len(graded) - graded["grade"].null_count,
+            **fates,
         }
     return Manifest.read(output)
 
 
 def _publish_galaxies(
     config: VetConfig, parents: dict[str, str], galaxies: pa.Table, fates: dict[str, int]
-) -> Manifest:
+) -> None:
     place = config.location(config.galaxies)
     with publish(place, "galaxies", config.resolved(), parents) as publication:
         publication.add(write_parquet(place, f"{SHARDS}/part-00000.parquet", galaxies))
         count_rows(publication)
         publication.counts |= fates
-    return Manifest.read(place)
 
 
 def _listed(fates: dict[str, int], names: Sequence[str]) -> str:

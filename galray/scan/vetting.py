@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from galray.classifier.metrics import Rate
-from galray.core.errors import EmptyInputError, InputError, MissingColumnError
+from galray.core.errors import InputError, MissingColumnError
 from galray.core.schema import (
     CANDIDATE_SCHEMA,
     GALAXY_SCHEMA,
@@ -150,11 +150,6 @@ def labelled_galaxies(
         What became of every row: ``confirmed``, ``refuted``; and left out, ``would_judge``,
         ``unclear`` (grade C), ``ungraded`` and ``without_image``.
 
-    Raises
-    ------
-    EmptyInputError
-        If no candidate is decided, has its cutout, and may teach.
-
     Notes
     -----
     A candidate that its score chose may teach, but not judge: among validation and test galaxies it would
@@ -168,11 +163,6 @@ def labelled_galaxies(
         for row, fate in zip(rows, fates, strict=True)
         if fate in labels
     ]
-    if not galaxies:
-        raise EmptyInputError(
-            "no candidate that could teach has both its cutout and the grade A, B or reject. Grade more of "
-            "them on the page."
-        )
     return pa.Table.from_pylist(galaxies, schema=GALAXY_SCHEMA), {name: fates.count(name) for name in FATES}
 
 

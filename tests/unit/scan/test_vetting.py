@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from galray.core.errors import EmptyInputError, InputError, MissingColumnError
+from galray.core.errors import InputError, MissingColumnError
 from galray.core.schema import (
     GALAXY_SCHEMA,
     GRADE_SCHEMA,
@@ -191,7 +191,9 @@ def test_what_its_score_chose_may_teach_and_not_judge(candidates):
     assert (counts["confirmed"], counts["would_judge"]) == (2, 0)
 
 
-def test_labelled_galaxies_of_nothing_decided_says_what_to_do(candidates):
+def test_of_nothing_decided_nothing_can_be_learnt(candidates):
     graded, _ = merge(candidates, grades_of((0, "C", "Ann")))
-    with pytest.raises(EmptyInputError, match="Grade more"):
-        labelled_galaxies(graded, "ring", survey="mock")
+    galaxies, counts = labelled_galaxies(graded, "ring", survey="mock")
+    assert len(galaxies) == 0
+    assert galaxies.schema == GALAXY_SCHEMA
+    assert counts["unclear"] == 1

@@ -249,7 +249,7 @@ def load(folder: Path | str) -> Classifier:
     """
     folder = Path(folder)
     refuse_pickled(folder)
-    model = Classifier(_read_config(folder / CONFIG_FILE))
+    model = Classifier(settings_of(folder))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -257,7 +257,15 @@ def load(folder: Path | str) -> Classifier:
     return model.eval()
 
 
-def _read_config(path: Path) -> ClassifierConfig:
+def settings_of(folder: Path | str) -> ClassifierConfig:
+    """Read what a model folder's network tells apart and how, without building it.
+
+    Raises
+    ------
+    InputError
+        If the folder is no classifier.
+    """
+    path = Path(folder) / CONFIG_FILE
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
         if (fields.pop("kind"), fields.pop("version")) != ("galray classifier", 1):

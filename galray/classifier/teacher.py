@@ -48,7 +48,8 @@ class Teacher:
         ------
         ConfigError
         """
-        own = _loaded(self.classifier).config
+        with local_folder(self.classifier, "classifier") as folder:
+            own = network.settings_of(folder)
         if (own.classes, own.targets) != (learner.classes, learner.targets):
             raise ConfigError(
                 f"--pseudo-labels {self.classifier.uri} tells {_named(own)}; this classifier is to tell "

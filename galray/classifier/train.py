@@ -212,7 +212,7 @@ def classify(config: ClassifyConfig) -> Manifest:
         result = fit(config, output, [ReportToRun(run)])
         with last_checkpoint(result, output) as folder:
             predictions = pq.read_table(folder / PREDICTIONS_FILE)
-            settings = network.load(folder / MODEL).config
+            settings = network.settings_of(folder / MODEL)
             decision, report = judge(predictions, settings)
             publication.add_folder(folder / MODEL)
             publication.write(PREDICTIONS_FILE, (folder / PREDICTIONS_FILE).read_bytes())

@@ -98,8 +98,8 @@ def write_units(
 
 
 def _dataset(todo: pa.Table) -> Dataset:
-    per_task = -(-len(todo) // _TASKS)
-    return ray.data.from_arrow([todo.slice(first, per_task) for first in range(0, len(todo), per_task)])
+    # from_arrow would start two more workers, to be told the sizes of tables that are here
+    return ray.data.from_items(todo.to_pylist(), override_num_blocks=min(len(todo), _TASKS))
 
 
 def _done_by(units: Dataset, arguments: tuple[Any, ...], resources: Mapping[str, Any]) -> Dataset:

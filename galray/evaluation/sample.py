@@ -35,7 +35,7 @@ class Judge:
     @classmethod
     def read(cls, classifier: Location) -> Judge:
         with local_folder(classifier, "classifier") as folder:
-            config = network.load(folder).config
+            config = network.settings_of(folder)
         known = (classifier / DECISION_FILE).exists()
         return cls(config, Decision.read(classifier) if known else None)
 

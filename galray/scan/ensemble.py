@@ -178,4 +178,4 @@ def _check_same_galaxies(
 
 def _settings(classifier: Location) -> ClassifierConfig:
     with local_folder(classifier, "classifier") as folder:
-        return network.load(folder).config
+        return network.settings_of(folder)

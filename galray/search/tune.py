@@ -193,7 +193,7 @@ def judge_on_test(config: SearchConfig, output: Location, point: Point) -> dict[
 
 def _test_report(trial: Location) -> dict[str, Any]:
     with local_folder(trial, "trial") as folder:
-        return judge(read_predictions(trial), network.load(folder).config)[1]["test"]
+        return judge(read_predictions(trial), network.settings_of(folder))[1]["test"]
 
 
 def _figures(report: dict[str, Any]) -> dict[str, float]:

@@ -14,7 +14,9 @@ from galray.classifier.labels import LABEL_COLUMNS, PrepareGalaxies
 from galray.classifier.losses import Balance, ClassBalance, balance
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.votes import N_QUESTIONS
+from galray.core.cluster import say
 from galray.core.errors import EmptyInputError
+from galray.core.manifest import Manifest
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.batches import read_galaxies
@@ -110,14 +112,27 @@ def _real(config: ClassifyConfig, settings: ClassifierConfig, split: str) -> Cac
     if labelled:
         key["labelled"] = labelled.fingerprint
     if teacher:
-        key |= {"teacher": teacher.fingerprint, "confidence": str(teacher.confidence)}
-    prepare = PrepareGalaxies(settings, only_known=True, teacher=teacher)
+        key |= teacher.key
+    prepare = PrepareGalaxies(settings, only_known=True, adviser=teacher)
     return _cached(config, galaxies, "galaxies", prepare, settings, key, labelled)
 
 
 def _synthetic(config: ClassifyConfig, settings: ClassifierConfig) -> CachedGalaxies:
-    prepare = PrepareGalaxies(settings, only_known=True)
-    return _cached(config, config.location(config.synthetic), "synthetic", prepare, settings, {})
+    """Cache the synthetic galaxies; those that an approver refuses are counted, and left out."""
+    synthetic, approver = config.location(config.synthetic), config.approver()
+    prepare = PrepareGalaxies(settings, only_known=True, adviser=approver)
+    if not approver:
+        return _cached(config, synthetic, "synthetic", prepare, settings, {})
+    try:
+        approved = _cached(config, synthetic, "synthetic", prepare, settings, approver.key)
+    except EmptyInputError as error:
+        raise EmptyInputError(
+            f"--approved-by {approver.classifier.uri} recognises none of {synthetic.uri}. Look "
+            "at some of them; paint others, or learn from all."
+        ) from error
+    painted = Manifest.read(synthetic, "synthetic").counts["rows_out"]
+    say(f"classify: {approver.classifier.uri} recognises {len(approved)} of {painted} synthetic galaxies")
+    return approved
 
 
 def _cached(

@@ -1,4 +1,7 @@
-"""Self-training: a classifier that names galaxies whose labels nobody knows."""
+"""Published classifiers that decide what another learns from.
+
+A teacher names real galaxies whose labels nobody knows; an approver picks synthetic ones.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 
 from galray.classifier import network
 from galray.classifier.labels import is_known
-from galray.classifier.network import Classifier, ClassifierConfig
+from galray.classifier.network import Classifier, ClassifierConfig, Probabilities
 from galray.classifier.targets import UNKNOWN
 from galray.core.errors import ConfigError
 from galray.core.manifest import Manifest, local_folder
@@ -24,7 +27,7 @@ _IMAGES_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Teacher:
-    """A published classifier whose confident answers count as labels (self-training, Lee 2013).
+    """A classifier whose confident answers count as labels (self-training, Lee 2013).
 
     Attributes
     ----------
@@ -37,27 +40,11 @@ class Teacher:
     confidence: float
 
     @property
-    def fingerprint(self) -> str:
-        """What identifies the classifier."""
-        return Manifest.read(self.classifier, "classifier").fingerprint
+    def key(self) -> dict[str, str]:
+        """What the labels depend on."""
+        return {"teacher": _fingerprint(self.classifier), "confidence": str(self.confidence)}
 
-    def check_tells(self, learner: ClassifierConfig) -> None:
-        """Refuse a teacher of other classes or targets.
-
-        Raises
-        ------
-        ConfigError
-        """
-        with local_folder(self.classifier, "classifier") as folder:
-            own = network.settings_of(folder)
-        if (own.classes, own.targets) != (learner.classes, learner.targets):
-            raise ConfigError(
-                f"--pseudo-labels {self.classifier.uri} tells {_named(own)}; this classifier is to tell "
-                f"{_named(learner)}. "
-                "Train the teacher with the same --target."
-            )
-
-    def label(self, galaxies: pa.Table, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, galaxies: pa.Table, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return labels with those of galaxies of which nothing is known filled in, where it is confident.
 
         Parameters
@@ -67,23 +54,86 @@ class Teacher:
         labels : mapping
             ``morphology`` int64 [n] and ``targets`` int8 [n, targets]; -1 is unknown.
         """
-        torch.set_num_threads(1)  # Ray runs as many tasks as there are cores
         filled = {name: values.copy() for name, values in labels.items()}
         unknown = np.flatnonzero(~is_known(labels))
-        model = _loaded(self.classifier)
-        for start in range(0, len(unknown), _IMAGES_AT_ONCE):
-            rows = unknown[start : start + _IMAGES_AT_ONCE]
-            said = network.predict(model, decode_images(galaxies.take(rows), model.config.size_px))
-            filled["morphology"][rows] = np.where(
+        if len(unknown):
+            said = _said(self.classifier, galaxies.take(unknown))
+            filled["morphology"][unknown] = np.where(
                 said.morphology.max(axis=1) >= self.confidence, said.morphology.argmax(axis=1), UNKNOWN
             )
             no, yes = said.targets <= 1 - self.confidence, said.targets >= self.confidence
-            filled["targets"][rows] = np.where(yes, 1, np.where(no, 0, UNKNOWN))
+            filled["targets"][unknown] = np.where(yes, 1, np.where(no, 0, UNKNOWN))
         return filled
+
+
+@dataclass(frozen=True)
+class Approver:
+    """A classifier that synthetic galaxies must convince to be learnt from: it sees what was asked for.
+
+    Attributes
+    ----------
+    classifier : Location
+    """
+
+    classifier: Location
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What the labels depend on."""
+        return {"approver": _fingerprint(self.classifier)}
+
+    def __call__(self, galaxies: pa.Table, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return labels, unknown for galaxies that it takes for another class, or for none of the target.
+
+        Parameters and result are those of `Teacher`.
+        """
+        if not len(galaxies):
+            return dict(labels)
+        said = _said(self.classifier, galaxies)
+        classes, targets = labels["morphology"], labels["targets"]
+        other_class = (classes != UNKNOWN) & (classes != said.morphology.argmax(axis=1))
+        other_target = (targets != UNKNOWN) & ((targets == 1) != (said.targets >= 0.5))
+        refused = other_class | other_target.any(axis=1)
+        blank = {"morphology": UNKNOWN, "targets": UNKNOWN, "votes": np.nan, "volunteers": 0}
+        return {
+            name: np.where(refused.reshape(-1, *[1] * (values.ndim - 1)), blank[name], values).astype(
+                values.dtype
+            )
+            for name, values in labels.items()
+        }
+
+
+def check_tells(classifier: Location, option: str, learner: ClassifierConfig) -> None:
+    """Refuse a classifier of other classes or targets than one that is to learn from it.
+
+    Raises
+    ------
+    ConfigError
+    """
+    with local_folder(classifier, "classifier") as folder:
+        own = network.settings_of(folder)
+    if (own.classes, own.targets) != (learner.classes, learner.targets):
+        raise ConfigError(
+            f"{option} {classifier.uri} tells {_named(own)}; this classifier is to tell {_named(learner)}. "
+            "Give one that was trained with the same --target."
+        )
 
 
 def _named(config: ClassifierConfig) -> str:
     return ", ".join(config.class_names + config.target_names)
+
+
+def _fingerprint(classifier: Location) -> str:
+    return Manifest.read(classifier, "classifier").fingerprint
+
+
+def _said(classifier: Location, galaxies: pa.Table) -> Probabilities:
+    """Return what a classifier says of a block of galaxies, one at least."""
+    torch.set_num_threads(1)  # Ray runs as many tasks as there are cores
+    model = _loaded(classifier)
+    parts = [galaxies.slice(start, _IMAGES_AT_ONCE) for start in range(0, len(galaxies), _IMAGES_AT_ONCE)]
+    said = [network.predict(model, decode_images(part, model.config.size_px)) for part in parts]
+    return Probabilities(*(np.concatenate(of) for of in zip(*(one[:2] for one in said), strict=True)))
 
 
 @lru_cache(maxsize=1)

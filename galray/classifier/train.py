@@ -24,7 +24,7 @@ from galray.classifier.loop import MODEL, fit_loop
 from galray.classifier.losses import BalanceMethod
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import find_target
-from galray.classifier.teacher import Teacher
+from galray.classifier.teacher import Approver, Teacher, check_tells
 from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
@@ -53,6 +53,8 @@ class ClassifyConfig(JobConfig):
     """Probability from which on the teacher's answer counts."""
     synthetic: str = ""
     """Synthetic galaxies to learn from as well; empty for real ones only."""
+    approved_by: str = ""
+    """Learn only from synthetic galaxies in which this published classifier sees what was asked for."""
     augmentation_ratio: float = 0.1
     """Synthetic galaxies for each real one, in every batch."""
     min_real_share: float = 0.2
@@ -125,6 +127,10 @@ class ClassifyConfig(JobConfig):
             0.5 < self.pseudo_confidence < 1,
             f"--pseudo-confidence {self.pseudo_confidence} must lie between 0.5 and 1.",
         )
+        require(
+            not self.approved_by or bool(self.synthetic),
+            "--approved-by says which --synthetic galaxies; give them.",
+        )
         require(not (self.pretrained and self.start_from), "Give --pretrained or --start-from, not both.")
         require(not self.scaling.shard, "--scaling.shard divides large networks; a classifier fits a worker.")
         require(self.loader_processes in (0, 1), "--loader-processes is 0 or 1.")
@@ -184,6 +190,10 @@ class ClassifyConfig(JobConfig):
             return None
         return Teacher(self.location(self.pseudo_labels), self.pseudo_confidence)
 
+    def approver(self) -> Approver | None:
+        """Return who must recognise synthetic galaxies, if anyone must."""
+        return Approver(self.location(self.approved_by)) if self.approved_by else None
+
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
@@ -230,15 +240,16 @@ def classify(config: ClassifyConfig) -> Manifest:
 def check_lineage(config: ClassifyConfig) -> dict[str, str]:
     """Return the parents' fingerprints, having made sure that nothing that judges was learnt from.
 
-    Splits follow from galaxy ids alone, so it is enough that every model in the ancestry of the
-    synthetic galaxies, of the teacher and of the start was trained on training splits; where labels are
+    Splits follow from galaxy ids alone, so it is enough that every model in the ancestry of the synthetic
+    galaxies, of the teacher, the approver and the start was trained on training splits; where labels are
     hidden, without them.
     """
     galaxies, labelled = config.location(config.galaxies), config.read_labelled()
     parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
     if labelled:
         parents[labelled.uri] = labelled.fingerprint
-    models = [(uri, "classifier") for uri in (config.pseudo_labels, config.start_from)]
+    advisers = {"--pseudo-labels": config.pseudo_labels, "--approved-by": config.approved_by}
+    models = [(uri, "classifier") for uri in (*advisers.values(), config.start_from)]
     for uri, kind in [(config.synthetic, "synthetic"), *models]:
         if not uri:
             continue
@@ -247,8 +258,9 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
         refuse_seen(history, JUDGED_SPLITS, "this classifier")
         refuse_other_labels(history, labelled, "this classifier")
         parents[place.uri] = Manifest.read(place, kind).fingerprint
-    if teacher := config.teacher():
-        teacher.check_tells(config.network())
+    for option, uri in advisers.items():
+        if uri:
+            check_tells(config.location(uri), option, config.network())
     return parents
 
 

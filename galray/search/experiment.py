@@ -30,25 +30,36 @@ class Method:
         Learns from synthetic galaxies too; the others are the baselines.
     teacher : str
         The method whose confident answers label the unlabelled galaxies; none where they stay out.
+    approver : str
+        The method that must recognise a synthetic galaxy; none where all are learnt from.
     """
 
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
     augmented: bool = False
     teacher: str = ""
+    approver: str = ""
+
+    @property
+    def advisers(self) -> tuple[str, ...]:
+        """The methods that must come before."""
+        return tuple(filter(None, (self.teacher, self.approver)))
 
 
-REAL_ONLY, AUGMENTED = "real-only", "augmented"
+REAL_ONLY, SELF_TRAINING, AUGMENTED = "real-only", "self-training", "augmented"
 _JUDGEMENTS = 8  # of a classifier on its way
 METHODS: dict[str, Method] = {
     REAL_ONLY: Method("real galaxies, classical augmentation"),
     "class-balanced": Method("class-balanced sampling", {"balance": "class-balanced"}),
     "focal": Method("focal loss", {"loss": "focal"}),
     "logit-adjustment": Method("logit adjustment", {"balance": "logit-adjustment"}),
-    "self-training": Method("self-training on unlabelled galaxies", teacher=REAL_ONLY),
+    SELF_TRAINING: Method("self-training on unlabelled galaxies", teacher=REAL_ONLY),
     AUGMENTED: Method("synthetic galaxies", augmented=True),
     "augmented-logit-adjustment": Method(
         "synthetic galaxies, logit adjustment", {"balance": "logit-adjustment"}, augmented=True
+    ),
+    "augmented-approved": Method(
+        "synthetic galaxies that self-training recognises", augmented=True, approver=SELF_TRAINING
     ),
     "augmented-self-training": Method(
         "synthetic galaxies, self-training on unlabelled ones", augmented=True, teacher=AUGMENTED
@@ -124,11 +135,11 @@ class StudyConfig(JobConfig):
                 f"--methods: none is named {name!r}{nearest(name, METHODS)}. Use {', '.join(METHODS)}.",
             )
         for place, name in enumerate(self.methods):
-            teacher = METHODS[name].teacher
-            require(
-                teacher in ("", *self.methods[:place]),
-                f"--methods: {name} learns from what {teacher} says. Name {teacher} before it.",
-            )
+            for adviser in METHODS[name].advisers:
+                require(
+                    adviser in self.methods[:place],
+                    f"--methods: {name} learns from what {adviser} says. Name {adviser} before it.",
+                )
         for option in ("settings", "methods", "seeds"):
             values = getattr(self, option)
             require(len(set(values)) == len(values) > 0, f"--{option} must be given, each once.")
@@ -193,6 +204,7 @@ class StudyConfig(JobConfig):
         learnt = labels.training if method.teacher else labels.labelled
         sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
         sources |= {"pseudo_labels": f"{place}/{method.teacher}"} if method.teacher else {}
+        sources |= {"approved_by": f"{place}/{method.approver}"} if method.approver else {}
         return replace(
             self.classify,
             root=self.root,
@@ -222,8 +234,13 @@ class StudyConfig(JobConfig):
 
     def possible(self, labels: Labels) -> list[str]:
         """Return the methods that can learn: with labels of one class, only those with synthetic galaxies."""
-        several = sum(count > 0 for count in labels.counts.values()) > 1
-        return [name for name in self.methods if several or METHODS[name].augmented]
+        if sum(count > 0 for count in labels.counts.values()) > 1:
+            return list(self.methods)
+        able: list[str] = []
+        for name in self.methods:
+            if METHODS[name].augmented and set(METHODS[name].advisers) <= set(able):
+                able.append(name)
+        return able
 
 
 _GZ5 = StudyConfig(

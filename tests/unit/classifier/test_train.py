@@ -21,7 +21,7 @@ from galray.classifier.judging import choose_threshold, figures, judge, validati
 from galray.classifier.labels import PrepareGalaxies
 from galray.classifier.losses import ClassBalance
 from galray.classifier.network import Classifier, ClassifierConfig, load, save
-from galray.classifier.teacher import Teacher
+from galray.classifier.teacher import Approver, Teacher, check_tells
 from galray.classifier.train import ClassifyConfig, check_lineage
 from galray.core.cells import from_cells
 from galray.core.cluster import Scaling
@@ -154,6 +154,7 @@ def test_curve_names_counts() -> None:
         ({"validate_every": 0}, "--validate-every"),
         ({"synthetic": "s", "augmentation_ratio": 9.0}, "real galaxies 0.1 of a batch, less than"),
         ({"pseudo_confidence": 0.5}, "--pseudo-confidence"),
+        ({"approved_by": "reference"}, "--approved-by"),
         ({"warmup": 1.5}, "--warmup"),
         ({"scaling": Scaling(shard=True)}, "--scaling.shard"),
         ({"backbone": "vit-tiny", "size_px": 60}, "patches of 8 px"),
@@ -291,11 +292,34 @@ def test_a_teacher_names_what_it_is_sure_of_and_only_where_nothing_is_known(tmp_
     known = {}
     for name in ("sure", "unsure"):
         teacher = Teacher(open_location(str(tmp_path / name)), 0.9)
-        known[name] = PrepareGalaxies(tiny(), only_known=True, teacher=teacher)(rows)
+        known[name] = PrepareGalaxies(tiny(), only_known=True, adviser=teacher)(rows)
     assert morphology_of(known["sure"]) == [4, 1]
     assert from_cells(known["sure"]["targets"]).view(np.int8).ravel().tolist()[1] == 0
     assert morphology_of(known["unsure"]) == [4]
     with pytest.raises(ConfigError, match=r"--pseudo-labels .*dust_lane_early_type.*ring"):
-        Teacher(open_location(str(tmp_path / "sure")), 0.9).check_tells(
-            ClassifyConfig(target="ring").network()
+        check_tells(
+            open_location(str(tmp_path / "sure")), "--pseudo-labels", ClassifyConfig(target="ring").network()
         )
+
+
+def test_an_approver_leaves_out_what_it_takes_for_something_else(tmp_path: Path) -> None:
+    teach(tmp_path / "spirals", [0.0, 0.0, 0.0, 0.0, 1.0], -1.0)
+    approver = Approver(open_location(str(tmp_path / "spirals")))
+    rows = galaxies(["spiral", "edge_on", "dust_lane_early_type", "not_dust_lane_early_type", None])
+    assert approver(rows, PrepareGalaxies(tiny()).labels(rows))["morphology"].tolist() == [4, -1, -1, -1, -1]
+    approved = PrepareGalaxies(tiny(), only_known=True, adviser=approver)(rows)
+    assert approved["galaxy_id"].to_pylist() == [0, 3]
+    assert len(PrepareGalaxies(tiny(), only_known=True, adviser=approver)(rows[:0])) == 0
+
+
+def test_what_an_approver_refuses_teaches_no_votes_either(tmp_path: Path) -> None:
+    teach(tmp_path / "spirals", [0.0, 0.0, 0.0, 0.0, 1.0], -1.0)
+    rows = galaxies(["spiral", "edge_on"])
+    told_by_volunteers = {
+        "votes": np.full((2, 37), 0.5, np.float32),
+        "volunteers": np.ones((2, 11), np.float32),
+    }
+    labels = PrepareGalaxies(tiny()).labels(rows) | told_by_volunteers
+    told = Approver(open_location(str(tmp_path / "spirals")))(rows, labels)
+    assert told["volunteers"].any(axis=1).tolist() == [True, False]
+    assert {name: values.dtype for name, values in told.items()} == {k: v.dtype for k, v in labels.items()}

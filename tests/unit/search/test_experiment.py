@@ -53,6 +53,13 @@ def test_a_teacher_labels_what_its_pupil_learns_from_beside_the_labels(name: str
     assert taught.synthetic == teacher.synthetic
 
 
+def test_an_approver_has_seen_no_synthetic_galaxy() -> None:
+    approved = StudyConfig().classification(labels(30), "augmented-approved")
+    approver = StudyConfig().classification(labels(30), METHODS["augmented-approved"].approver)
+    assert approved.approved_by == approver.output
+    assert not approver.synthetic
+
+
 @pytest.mark.parametrize("count", [2, 10, 30, 3000])
 def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
     config = StudyConfig(galaxies_shown=60_000)
@@ -65,6 +72,8 @@ def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
     config = StudyConfig(methods=(REAL_ONLY, AUGMENTED))
     one_class = replace(labels(10), counts={"dust_lane_early_type": 0, "other": 900})
     assert config.possible(one_class) == [AUGMENTED]
+    able = StudyConfig().possible(one_class)
+    assert able == [AUGMENTED, "augmented-logit-adjustment", "augmented-self-training"]
     assert config.possible(labels(10, rare=0)) == [REAL_ONLY, AUGMENTED]
 
 

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from diffusers.utils.logging import disable_progress_bar
 
-from galray.core.manifest import Manifest, local_folder
+from galray.core.manifest import Manifest
 from galray.core.schema import ANSWER_NAMES, GALAXY_SCHEMA
 from galray.core.storage import Location
 from galray.data.batches import VotesOf
 from galray.data.images import encode_jpeg
 from galray.diffusion.conditions import Condition, condition
-from galray.diffusion.pipeline import GalaxyPipeline
+from galray.diffusion.pipeline import open_published
 from galray.diffusion.recipes import Plan, Request
 
 _PAINTED_SCHEMA = GALAXY_SCHEMA.append(pa.field("reason", pa.string()))
@@ -109,9 +108,7 @@ class Paint:
         self, plan: Plan, compute: Compute, real_votes: Mapping[str, VotesOf], denoiser: Location
     ) -> None:
         torch.set_num_threads(compute.threads)
-        disable_progress_bar()
-        with local_folder(denoiser, "denoiser") as folder:
-            self._pipeline = GalaxyPipeline.from_pretrained(folder)
+        self._pipeline = open_published(denoiser)
         self._pipeline.to(compute.device)
         self._plan, self._compute = plan, compute
         self._model = Manifest.read(denoiser).fingerprint

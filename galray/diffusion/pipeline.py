@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from torch import Tensor
 
 from galray.core.errors import ConfigError, InputError
+from galray.core.manifest import local_folder
 from galray.core.models import refuse_pickled
+from galray.core.storage import Location
 from galray.diffusion.codec import Codec, to_uint8
 from galray.diffusion.conditions import Condition, ConditionTokens
 from galray.diffusion.denoiser import ConditionEncoder, Denoiser
@@ -180,3 +183,16 @@ def check_model_folder(folder: str | os.PathLike) -> None:
             "Give the folder that training wrote."
         )
     refuse_pickled(Path(folder))
+
+
+def open_published(denoiser: Location) -> GalaxyPipeline:
+    """Open a published denoiser, without the bar that diffusers draws for the tenth of a second.
+
+    Raises
+    ------
+    InputError
+        There is none, or a file is not the one that was published.
+    """
+    disable_progress_bar()
+    with local_folder(denoiser, "denoiser") as folder:
+        return GalaxyPipeline.from_pretrained(folder)

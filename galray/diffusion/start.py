@@ -9,14 +9,14 @@ from torch import Tensor
 
 from galray.core.config import require
 from galray.core.errors import ConfigError
-from galray.core.manifest import Manifest, ancestry, local_folder
+from galray.core.manifest import Manifest, ancestry
 from galray.core.storage import open_location
 from galray.data.labelled import Labelled
 from galray.data.lineage import JUDGED_SPLITS, refuse_other_labels, refuse_seen
 from galray.diffusion.codec import Codec, PixelCodec
 from galray.diffusion.denoiser import Denoiser, DenoiserConfig, build_denoiser
 from galray.diffusion.objective import Diffusion, FlowMatching
-from galray.diffusion.pipeline import GalaxyPipeline
+from galray.diffusion.pipeline import open_published
 from galray.diffusion.pretrained import PretrainedParts, load_autoencoder, load_stable_diffusion
 
 Statistics = tuple[Tensor, Tensor]
@@ -119,8 +119,7 @@ class Start:
         ConfigError
             It was trained for other images, or to predict something else.
         """
-        with local_folder(open_location(self.start_from), "denoiser") as folder:
-            denoiser = GalaxyPipeline.from_pretrained(folder).denoiser.train()
+        denoiser = open_published(open_location(self.start_from)).denoiser.train()
         size_px, wanted = denoiser.codec.size_px, self.objective.scheduler().config
         if size_px != self.network.size_px:
             raise ConfigError(

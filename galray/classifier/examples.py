@@ -108,23 +108,23 @@ def _real(config: ClassifyConfig, settings: ClassifierConfig, split: str) -> Cac
     galaxies, key = config.location(config.galaxies), {"split": split}
     if split != "train":
         return _cached(config, galaxies, "galaxies", PrepareGalaxies(settings), settings, key)
-    labelled, teacher = config.read_labelled(), config.teacher()
+    labelled = config.read_labelled()
     if labelled:
         key["labelled"] = labelled.fingerprint
-    if teacher:
-        key |= teacher.key
-    prepare = PrepareGalaxies(settings, only_known=True, adviser=teacher)
+    prepare = PrepareGalaxies(settings, only_known=True)
     return _cached(config, galaxies, "galaxies", prepare, settings, key, labelled)
 
 
 def _synthetic(config: ClassifyConfig, settings: ClassifierConfig) -> CachedGalaxies:
     """Cache the synthetic galaxies; those that an approver refuses are counted, and left out."""
     synthetic, approver = config.location(config.synthetic), config.approver()
-    prepare = PrepareGalaxies(settings, only_known=True, adviser=approver)
+    prepare = PrepareGalaxies(settings, only_known=True, approver=approver)
     if not approver:
         return _cached(config, synthetic, "synthetic", prepare, settings, {})
     try:
-        approved = _cached(config, synthetic, "synthetic", prepare, settings, approver.key)
+        approved = _cached(
+            config, synthetic, "synthetic", prepare, settings, {"approver": approver.fingerprint}
+        )
     except EmptyInputError as error:
         raise EmptyInputError(
             f"--approved-by {approver.classifier.uri} recognises none of {synthetic.uri}. Look "

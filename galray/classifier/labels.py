@@ -6,7 +6,7 @@ longer than that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,8 @@ from galray.data.batches import decode_images
 from galray.data.votes import classifications_array, volunteers_by_question
 
 if TYPE_CHECKING:
+    from galray.classifier.approval import Approver
     from galray.classifier.network import ClassifierConfig
-
-Labels = Mapping[str, np.ndarray]
-Adviser = Callable[[pa.Table, Labels], dict[str, np.ndarray]]
 
 LABEL_COLUMNS = ("galaxy_id", "votes", "classifications", "label", "source")
 
@@ -39,21 +37,20 @@ class PrepareGalaxies:
     config : ClassifierConfig
     only_known : bool
         Leave out galaxies of which nothing is known: nothing can be learnt from them.
-    adviser : callable, optional
-        Makes of galaxies and their labels other labels: a teacher names those of which nothing is known, an
-        approver forgets what synthetic galaxies were asked for that do not show it.
+    approver : Approver, optional
+        What synthetic galaxies were asked for is true of them if it sees it.
     """
 
     def __init__(
-        self, config: ClassifierConfig, *, only_known: bool = False, adviser: Adviser | None = None
+        self, config: ClassifierConfig, *, only_known: bool = False, approver: Approver | None = None
     ) -> None:
         self._size_px, self._classes, self._targets = config.size_px, config.classes, config.targets
-        self._votes, self._only_known, self._adviser = config.votes, only_known, adviser
+        self._votes, self._only_known, self._approver = config.votes, only_known, approver
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
         labels = self.labels(galaxies)
-        if self._adviser:
-            labels = self._adviser(galaxies, labels)
+        if self._approver:
+            labels = self._approver(galaxies, labels)
         if self._only_known:
             known = is_known(labels)
             galaxies = galaxies.filter(pa.array(known))

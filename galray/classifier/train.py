@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 
 from galray.classifier import network
+from galray.classifier.approval import Approver
 from galray.classifier.augment import Augmentation
 from galray.classifier.backbones import check_fit, load_pretrained
 from galray.classifier.decision import DECISION_FILE
@@ -24,7 +25,6 @@ from galray.classifier.loop import MODEL, fit_loop
 from galray.classifier.losses import BalanceMethod
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import find_target
-from galray.classifier.teacher import Approver, Teacher, check_tells
 from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
@@ -45,12 +45,8 @@ class ClassifyConfig(JobConfig):
     galaxies: str = "{root}/galaxies"
     """Real galaxies: their splits train, choose the threshold, and judge."""
     labelled: str = ""
-    """Table of the training galaxy_ids whose votes and labels may be used, such as labels.csv; empty for
-    all. Nothing is learnt of the others, unless a teacher names them."""
-    pseudo_labels: str = ""
-    """Self-training: a published classifier, the teacher, names the training galaxies without labels."""
-    pseudo_confidence: float = 0.95
-    """Probability from which on the teacher's answer counts."""
+    """Table of the training galaxy_ids of which something may be known, such as labels.csv; empty for all.
+    A column label gives labels; where it gives none, the galaxy's own votes and label are used."""
     synthetic: str = ""
     """Synthetic galaxies to learn from as well; empty for real ones only."""
     approved_by: str = ""
@@ -124,10 +120,6 @@ class ClassifyConfig(JobConfig):
             f"of a batch, less than --min-real-share {self.min_real_share:g}. Lower one of them.",
         )
         require(
-            0.5 < self.pseudo_confidence < 1,
-            f"--pseudo-confidence {self.pseudo_confidence} must lie between 0.5 and 1.",
-        )
-        require(
             not self.approved_by or bool(self.synthetic),
             "--approved-by says which --synthetic galaxies; give them.",
         )
@@ -184,12 +176,6 @@ class ClassifyConfig(JobConfig):
         check_fit(backbone, f"--start-from {self.start_from}", self.size_px)
         return backbone
 
-    def teacher(self) -> Teacher | None:
-        """Return who names galaxies without labels, if anyone does."""
-        if not self.pseudo_labels:
-            return None
-        return Teacher(self.location(self.pseudo_labels), self.pseudo_confidence)
-
     def approver(self) -> Approver | None:
         """Return who must recognise synthetic galaxies, if anyone must."""
         return Approver(self.location(self.approved_by)) if self.approved_by else None
@@ -241,15 +227,14 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
     """Return the parents' fingerprints, having made sure that nothing that judges was learnt from.
 
     Splits follow from galaxy ids alone, so it is enough that every model in the ancestry of the synthetic
-    galaxies, of the teacher, the approver and the start was trained on training splits; where labels are
-    hidden, without them.
+    galaxies, of the approver and the start was trained on training splits; where labels are hidden, without
+    them.
     """
     galaxies, labelled = config.location(config.galaxies), config.read_labelled()
     parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
     if labelled:
-        parents[labelled.uri] = labelled.fingerprint
-    advisers = {"--pseudo-labels": config.pseudo_labels, "--approved-by": config.approved_by}
-    models = [(uri, "classifier") for uri in (*advisers.values(), config.start_from)]
+        parents |= labelled.parents
+    models = [(uri, "classifier") for uri in (config.approved_by, config.start_from)]
     for uri, kind in [(config.synthetic, "synthetic"), *models]:
         if not uri:
             continue
@@ -258,9 +243,8 @@ def check_lineage(config: ClassifyConfig) -> dict[str, str]:
         refuse_seen(history, JUDGED_SPLITS, "this classifier")
         refuse_other_labels(history, labelled, "this classifier")
         parents[place.uri] = Manifest.read(place, kind).fingerprint
-    for option, uri in advisers.items():
-        if uri:
-            check_tells(config.location(uri), option, config.network())
+    if approver := config.approver():
+        approver.check_tells(config.network())
     return parents
 
 

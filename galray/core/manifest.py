@@ -162,6 +162,11 @@ class Publication:
         return tuple(self._files[path] for path in sorted(self._files))
 
 
+def is_published(location: Location, kind: str) -> bool:
+    """Say whether a folder is a published one of a kind."""
+    return (location / MANIFEST).exists() and Manifest.read(location).kind == kind
+
+
 def standing(location: Location, kind: str, resume: bool) -> Manifest | None:
     """Say whether an output is already there.
 

@@ -69,6 +69,11 @@ class Location:
         return self.path.rsplit("/", 1)[-1]
 
     @property
+    def folder(self) -> Location:
+        """What it lies in."""
+        return Location(self.uri.rsplit("/", 1)[0], self.filesystem, self.path.rsplit("/", 1)[0])
+
+    @property
     def is_local(self) -> bool:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 

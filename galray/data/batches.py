@@ -29,11 +29,11 @@ def read_galaxies(
 ) -> Dataset:
     """Stream the galaxies of one split; None takes all.
 
-    Where `labelled` is given, nothing is known of the galaxies that it does not list.
+    Where `labelled` is given, what is known of the galaxies is what it allows and gives.
     """
     where = col("split") == split if split else None
     galaxies = read_shards(location, kind, columns, where)
-    return galaxies.map_batches(labelled.hide_others, batch_format="pyarrow") if labelled else galaxies
+    return galaxies.map_batches(labelled.apply, batch_format="pyarrow") if labelled else galaxies
 
 
 def decode_images(galaxies: pa.Table, size_px: int) -> np.ndarray:

@@ -35,7 +35,7 @@ def refuse_seen(manifests: Mapping[str, Manifest], splits: Sequence[str], judged
 def trained_on(parents: Mapping[str, str], labelled: Labelled | None) -> dict[str, Any]:
     """Return the lineage of a model that was trained on training splits: what it has seen, and known."""
     seen = {"trained_on": dict(parents), "splits": ["train"]}
-    return seen | ({"labelled": labelled.uri} if labelled else {})
+    return seen | ({"labelled": labelled.truth} if labelled and labelled.truth else {})
 
 
 def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | None, learner: str) -> None:
@@ -56,15 +56,19 @@ def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | 
     LineageError
         Names the first of them.
     """
-    if labelled is None:
+    if labelled is None or labelled.truth is None:
         return
     for uri, manifest in manifests.items():
         lineage = manifest.lineage
-        if "splits" not in lineage or lineage.get("labelled") in ("", labelled.uri):
+        if "splits" not in lineage or lineage.get("labelled") in ("", labelled.truth):
             continue
-        known = Labelled.read(open_location(lineage["labelled"])) if "labelled" in lineage else None
-        if known is None or len(np.setdiff1d(known.galaxy_id, labelled.galaxy_id)):
+        known = _ids_of(lineage["labelled"]) if "labelled" in lineage else None
+        if known is None or len(np.setdiff1d(known, _ids_of(labelled.truth))):
             raise LineageError(
                 f"{uri} ({manifest.kind}) has known labels that --labelled {labelled.uri} hides from "
                 f"{learner}. Train it with the same --labelled, and make what follows from it again."
             )
+
+
+def _ids_of(uri: str) -> np.ndarray:
+    return Labelled.read(open_location(uri)).galaxy_id

@@ -50,7 +50,8 @@ class TrainConfig(JobConfig):
     galaxies: str = "{root}/galaxies"
     output: str = "{root}/denoiser"
     labelled: str = ""
-    """Table of the galaxy_ids whose votes and labels may be used, such as labels.csv; empty for all."""
+    """Table of the galaxy_ids of which something may be known, such as labels.csv; empty for all. A column
+    label gives labels; where it gives none, the galaxy's own votes and label are used."""
     cache: str = "{root}/cache"
     """Where what the codec sees of the galaxies is kept, for this and later trainings."""
     denoiser: DenoiserConfig = field(default_factory=lambda: DENOISERS["64px"])
@@ -177,7 +178,7 @@ def train(config: TrainConfig) -> Manifest:
     parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
     labelled = Labelled.read(config.location(config.labelled)) if config.labelled else None
     if labelled:
-        parents[labelled.uri] = labelled.fingerprint
+        parents |= labelled.parents
     parents |= check_start(config.start.start_from, labelled)
     with (
         track("train", config) as run,

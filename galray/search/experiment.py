@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from galray.classifier.labelling import LabelConfig
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import ClassifyConfig
 from galray.core.config import JobConfig, Preset, require
@@ -69,7 +70,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels that one setting may use with one seed.
+    """The labels that one setting may use with one seed, or those and what a teacher adds to them.
 
     Attributes
     ----------
@@ -92,6 +93,11 @@ class Labels:
     @property
     def labelled(self) -> int:
         return sum(self.counts.values())
+
+    def with_given(self, uri: str, given: Mapping[str, int]) -> Labels:
+        """Return these and the labels that a teacher gave, listed at `uri`, counted by class."""
+        counts = {name: count + given.get(name, 0) for name, count in self.counts.items()}
+        return replace(self, uri=uri, counts=counts)
 
     @property
     def option(self) -> dict[str, str]:
@@ -116,6 +122,9 @@ class StudyConfig(JobConfig):
     """The denoiser of one setting and seed, which learns the labels that they may use."""
     labelled_share: float = 0.5
     """Share of the galaxies shown in fine-tuning that have labels, evenly over the classes."""
+    denoiser_teacher: str = SELF_TRAINING
+    """The method of real galaxies whose confident answers the denoiser learns as labels; empty for none."""
+    label: LabelConfig = field(default_factory=LabelConfig)
     synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
     classify: ClassifyConfig = field(
         default_factory=lambda: replace(CLASSIFIERS["classes"].config, augmentation_ratio=0.5)
@@ -140,6 +149,11 @@ class StudyConfig(JobConfig):
                     adviser in self.methods[:place],
                     f"--methods: {name} learns from what {adviser} says. Name {adviser} before it.",
                 )
+        real = [name for name in self.methods if not METHODS[name].augmented]
+        require(
+            self.denoiser_teacher in ("", *real),
+            f"--denoiser-teacher {self.denoiser_teacher}: give one of {', '.join(real)}, or none.",
+        )
         for option in ("settings", "methods", "seeds"):
             values = getattr(self, option)
             require(len(set(values)) == len(values) > 0, f"--{option} must be given, each once.")
@@ -171,8 +185,19 @@ class StudyConfig(JobConfig):
             emphasis=(),
         )
 
+    def labelling(self, labels: Labels, teacher: str) -> LabelConfig:
+        """Return how a method's confident answers become labels."""
+        return replace(
+            self.label,
+            root=self.root,
+            resume=True,
+            galaxies=self.galaxies,
+            classifier=f"{self.place(labels)}/{teacher}",
+            output=f"{self.place(labels)}/labels-of-{teacher}",
+        )
+
     def finetuning(self, labels: Labels) -> TrainConfig:
-        """Return how the denoiser of one setting and seed is trained."""
+        """Return how the denoiser of one setting and seed is trained, with the labels that it may learn."""
         return replace(
             self.finetune,
             root=self.root,
@@ -201,9 +226,7 @@ class StudyConfig(JobConfig):
     def classification(self, labels: Labels, name: str) -> ClassifyConfig:
         """Return how one method's classifier is trained."""
         method, place = METHODS[name], self.place(labels)
-        learnt = labels.training if method.teacher else labels.labelled
         sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
-        sources |= {"pseudo_labels": f"{place}/{method.teacher}"} if method.teacher else {}
         sources |= {"approved_by": f"{place}/{method.approver}"} if method.approver else {}
         return replace(
             self.classify,
@@ -213,7 +236,7 @@ class StudyConfig(JobConfig):
             output=f"{place}/{name}",
             seed=labels.seed,
             turns=False,
-            **self.schedule(learnt),
+            **self.schedule(labels.labelled),
             **labels.option,
             **sources,
             **method.options,
@@ -279,6 +302,7 @@ PRESETS = {
         StudyConfig(
             settings=("12",),
             methods=(REAL_ONLY, AUGMENTED),
+            denoiser_teacher=REAL_ONLY,
             seeds=(0,),
             pretrain=DENOISERS["debug"].config,
             finetune=DENOISERS["debug"].config,

@@ -88,6 +88,11 @@ def class_names(target: str) -> tuple[str, ...]:
     return (find_target(target).name, OTHER) if target else tuple(one.name for one in MORPHOLOGY)
 
 
+def label_of(name: str, target: str) -> str:
+    """Return the label by which a list says that a galaxy is of one of `class_names`."""
+    return f"not_{find_target(target).name}" if name == OTHER else name
+
+
 def classes_of(galaxies: pa.Table, target: str) -> np.ndarray:
     """Return the place of each galaxy's class in `class_names`, -1 where it is unknown: int64, shape (n,).
 

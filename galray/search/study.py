@@ -5,8 +5,9 @@ the job of the same name, which publishes its output and skips what stands; so t
 one is gone on with by running it again, and each job spreads over the cluster by itself. Cells come one after
 another for that reason: two at a time would each have half of the cores.
 
-A denoiser is trained only on what its setting may see: all images of the training split, and the votes and
-labels of the galaxies on the setting's list. What all of them go on from has seen images alone.
+A denoiser is trained only on what its setting may see: all images of the training split, the votes and labels
+of the galaxies on the setting's list, and what a classifier that learnt from those is sure of. What all of
+them go on from has seen images alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from galray.classifier.decision import Decision
 from galray.classifier.judging import of_split, read_predictions
+from galray.classifier.labelling import LABELS_FILE, label
 from galray.classifier.labels import LABEL_COLUMNS
 from galray.classifier.train import classify
 from galray.core.cluster import say
@@ -32,7 +34,7 @@ from galray.evaluation.report import FIGURES
 from galray.search.comparison import Judged
 from galray.search.experiment import METHODS, PRESETS, Labels, StudyConfig
 from galray.search.outcome import Outcome, outcome
-from galray.search.settings import Setting, class_names, classes_of, labelled_ids
+from galray.search.settings import Setting, class_names, classes_of, label_of, labelled_ids
 from galray.search.study_report import study_report, table_of
 
 __all__ = ["PRESETS", "StudyConfig", "study"]
@@ -95,14 +97,36 @@ def run_seed(config: StudyConfig, labels: Labels) -> dict[str, Location]:
     """Train every method's classifier with these labels; returns where each stands."""
     methods = config.possible(labels)
     say(f"study: {labels.setting}, seed {labels.seed}: {labels.labelled} labels, {len(methods)} methods")
-    if any(METHODS[name].augmented for name in methods):
-        for training in (config.pretraining(), config.finetuning(labels)):
+    real, augmented = (
+        [name for name in methods if METHODS[name].augmented is kind] for kind in (False, True)
+    )
+    trained = {name: teach(config, labels, name) for name in real}
+    if augmented:
+        teacher = config.denoiser_teacher if config.denoiser_teacher in real else ""
+        for training in (config.pretraining(), config.finetuning(labels_with(config, labels, teacher))):
             train(training)
             config.location(training.cache).delete()  # each has its own, of all images
         synthesize(config.painting(labels))
-    for name in methods:
-        classify(config.classification(labels, name))
-    return {name: config.location(config.classification(labels, name).output) for name in methods}
+    return trained | {name: teach(config, labels, name) for name in augmented}
+
+
+def teach(config: StudyConfig, labels: Labels, name: str) -> Location:
+    """Train one method's classifier; returns where it stands."""
+    learnt = labels_with(config, labels, METHODS[name].teacher)
+    training = config.classification(learnt, name)
+    classify(training)
+    return config.location(training.output)
+
+
+def labels_with(config: StudyConfig, labels: Labels, teacher: str) -> Labels:
+    """Add to labels what a method's classifier is sure of; none adds nothing."""
+    if not teacher:
+        return labels
+    labelling = config.labelling(labels, teacher)
+    counts, place = label(labelling).counts, config.location(labelling.output)
+    target = config.classify.target
+    given = {name: counts.get(f"given.{label_of(name, target)}", 0) for name in labels.counts}
+    return labels.with_given((place / LABELS_FILE).uri, given)
 
 
 def publish_labels(config: StudyConfig, known: pa.Table, setting: Setting, seed: int) -> Labels:

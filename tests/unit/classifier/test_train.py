@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from galray.classifier.approval import Approver
 from galray.classifier.decision import Decision
 from galray.classifier.examples import (
     measure_balance,
@@ -21,7 +22,6 @@ from galray.classifier.judging import choose_threshold, figures, judge, validati
 from galray.classifier.labels import PrepareGalaxies
 from galray.classifier.losses import ClassBalance
 from galray.classifier.network import Classifier, ClassifierConfig, load, save
-from galray.classifier.teacher import Approver, Teacher, check_tells
 from galray.classifier.train import ClassifyConfig, check_lineage
 from galray.core.cells import from_cells
 from galray.core.cluster import Scaling
@@ -153,7 +153,6 @@ def test_curve_names_counts() -> None:
         ({"epochs": 0}, "--epochs"),
         ({"validate_every": 0}, "--validate-every"),
         ({"synthetic": "s", "augmentation_ratio": 9.0}, "real galaxies 0.1 of a batch, less than"),
-        ({"pseudo_confidence": 0.5}, "--pseudo-confidence"),
         ({"approved_by": "reference"}, "--approved-by"),
         ({"warmup": 1.5}, "--warmup"),
         ({"scaling": Scaling(shard=True)}, "--scaling.shard"),
@@ -285,31 +284,16 @@ def teach(place: Path, bias: list[float], target_bias: float) -> None:
         publication.add_folder(place / "new")
 
 
-def test_a_teacher_names_what_it_is_sure_of_and_only_where_nothing_is_known(tmp_path: Path) -> None:
-    rows = galaxies(["spiral", None])
-    teach(tmp_path / "sure", [0.0, 9.0, 0.0, 0.0, 0.0], -9.0)
-    teach(tmp_path / "unsure", [0.0, 1.0, 0.0, 0.0, 0.0], 1.0)
-    known = {}
-    for name in ("sure", "unsure"):
-        teacher = Teacher(open_location(str(tmp_path / name)), 0.9)
-        known[name] = PrepareGalaxies(tiny(), only_known=True, adviser=teacher)(rows)
-    assert morphology_of(known["sure"]) == [4, 1]
-    assert from_cells(known["sure"]["targets"]).view(np.int8).ravel().tolist()[1] == 0
-    assert morphology_of(known["unsure"]) == [4]
-    with pytest.raises(ConfigError, match=r"--pseudo-labels .*dust_lane_early_type.*ring"):
-        check_tells(
-            open_location(str(tmp_path / "sure")), "--pseudo-labels", ClassifyConfig(target="ring").network()
-        )
-
-
 def test_an_approver_leaves_out_what_it_takes_for_something_else(tmp_path: Path) -> None:
     teach(tmp_path / "spirals", [0.0, 0.0, 0.0, 0.0, 1.0], -1.0)
     approver = Approver(open_location(str(tmp_path / "spirals")))
     rows = galaxies(["spiral", "edge_on", "dust_lane_early_type", "not_dust_lane_early_type", None])
     assert approver(rows, PrepareGalaxies(tiny()).labels(rows))["morphology"].tolist() == [4, -1, -1, -1, -1]
-    approved = PrepareGalaxies(tiny(), only_known=True, adviser=approver)(rows)
+    approved = PrepareGalaxies(tiny(), only_known=True, approver=approver)(rows)
     assert approved["galaxy_id"].to_pylist() == [0, 3]
-    assert len(PrepareGalaxies(tiny(), only_known=True, adviser=approver)(rows[:0])) == 0
+    assert len(PrepareGalaxies(tiny(), only_known=True, approver=approver)(rows[:0])) == 0
+    with pytest.raises(ConfigError, match=r"--approved-by .*dust_lane_early_type.*ring"):
+        approver.check_tells(ClassifyConfig(target="ring").network())
 
 
 def test_what_an_approver_refuses_teaches_no_votes_either(tmp_path: Path) -> None:

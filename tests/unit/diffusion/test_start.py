@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -58,7 +57,8 @@ def test_a_start_that_has_seen_what_judges_is_refused(tiny: Denoiser, tmp_path: 
 
 def test_a_start_that_has_known_hidden_labels_is_refused(tiny: Denoiser, tmp_path: Path) -> None:
     """One that was shown images alone may be gone on from, whatever is hidden."""
-    labelled = Labelled(str(tmp_path / "list.csv"), "0", np.array([3]))
+    (tmp_path / "labels.csv").write_text("galaxy_id\n3\n")
+    labelled = Labelled.read(open_location(str(tmp_path / "labels.csv")))
     with pytest.raises(LineageError, match="has known labels"):
         check_start(published(tiny, tmp_path / "all", ["train"]), labelled)
     uri = published(tiny, tmp_path / "none", ["train"], {"labelled": ""})

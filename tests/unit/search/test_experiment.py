@@ -45,12 +45,26 @@ def test_only_augmented_methods_learn_from_synthetic_galaxies(name: str) -> None
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.teacher])
-def test_a_teacher_labels_what_its_pupil_learns_from_beside_the_labels(name: str) -> None:
-    taught = StudyConfig().classification(labels(30), name)
-    teacher = StudyConfig().classification(labels(30), METHODS[name].teacher)
-    assert taught.pseudo_labels == teacher.output
-    assert taught.labelled == teacher.labelled
+def test_a_pupil_learns_what_its_teacher_labels_beside_the_labels(name: str) -> None:
+    config, few = StudyConfig(galaxies_shown=60_000), labels(30)
+    teacher = config.classification(few, METHODS[name].teacher)
+    labelling = config.labelling(few, METHODS[name].teacher)
+    assert labelling.classifier == teacher.output
+    learnt = few.with_given(labelling.output, {"spiral": 50, "edge_on": 20})
+    assert learnt.counts == few.counts | {"spiral": 80, "edge_on": 50}
+    taught = config.classification(learnt, name)
+    assert taught.labelled == labelling.output
+    assert taught.epochs * (150 + 70) == pytest.approx(60_000, rel=0.1)
     assert taught.synthetic == teacher.synthetic
+
+
+def test_the_denoiser_learns_what_a_teacher_of_real_galaxies_labels() -> None:
+    few = labels(30)
+    more = StudyConfig().finetuning(few.with_given("labels.parquet", {"spiral": 9_000}))
+    assert more.labelled == "labels.parquet"
+    times = dict(rule.split(":") for rule in more.emphasis)
+    assert int(times["smooth+cigar_shaped"]) > 50
+    assert "features_or_disk+not_edge_on+spiral" not in times
 
 
 def test_an_approver_has_seen_no_synthetic_galaxy() -> None:
@@ -69,7 +83,7 @@ def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
 
 
 def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
-    config = StudyConfig(methods=(REAL_ONLY, AUGMENTED))
+    config = StudyConfig(methods=(REAL_ONLY, AUGMENTED), denoiser_teacher="")
     one_class = replace(labels(10), counts={"dust_lane_early_type": 0, "other": 900})
     assert config.possible(one_class) == [AUGMENTED]
     able = StudyConfig().possible(one_class)
@@ -87,6 +101,8 @@ def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
         ({"methods": (REAL_ONLY, "augmented-self-training")}, "Name augmented before it"),
         ({"seeds": (1, 1)}, "--seeds"),
         ({"labelled_share": 1.0}, "--labelled-share"),
+        ({"denoiser_teacher": AUGMENTED}, "--denoiser-teacher augmented: give one of real-only"),
+        ({"denoiser_teacher": "focal", "methods": (REAL_ONLY,)}, "--denoiser-teacher focal"),
     ],
 )
 def test_studies_that_cannot_be_are_refused(options: dict, message: str) -> None:

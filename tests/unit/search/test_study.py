@@ -12,7 +12,9 @@ from galray.search.study import judged_rows
 from galray.search.study_report import study_report, table_of
 
 TRUTH = np.arange(600) % 5
-CONFIG = StudyConfig(settings=("30",), methods=(REAL_ONLY, "focal", "augmented"), seeds=(0, 1, 2))
+CONFIG = StudyConfig(
+    settings=("30",), methods=(REAL_ONLY, "focal", "augmented"), seeds=(0, 1, 2), denoiser_teacher=REAL_ONLY
+)
 
 
 def judged(accuracy: float) -> list[Judged]:

@@ -18,7 +18,7 @@ from galray.classifier.decision import Decision
 from galray.classifier.figures import class_curve_figure, confusion_figure, curve_figure, reliability_figure
 from galray.classifier.losses import balance
 from galray.classifier.metrics import ClassReport, bootstrapped
-from galray.classifier.network import ClassifierConfig, Shares
+from galray.classifier.network import ClassifierConfig, Probabilities, Shares
 from galray.classifier.targets import UNKNOWN
 from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
 from galray.core.storage import Location
@@ -298,6 +298,12 @@ def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
     return metrics.classification(
         rows["morphology"].to_numpy(), rows["morphology_predicted"].to_numpy(), config.class_names
     )
+
+
+def said(rows: pa.Table) -> Probabilities:
+    """Return what a classifier said of galaxies, as its predictions keep it."""
+    score = rows["score"].to_numpy()[:, None] if "score" in rows.column_names else np.empty((len(rows), 0))
+    return Probabilities(_probabilities(rows), score.astype(np.float32))
 
 
 def _probabilities(rows: pa.Table) -> np.ndarray:

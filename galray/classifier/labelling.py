@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from galray.classifier.answers import answers
+from galray.classifier.judging import of_split, read_predictions, said
+from galray.classifier.metrics import Rate
 from galray.classifier.network import ClassifierConfig, Probabilities, settings_of
+from galray.classifier.targets import UNKNOWN
 from galray.core.cells import votes_array
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
@@ -35,7 +38,8 @@ class LabelConfig(JobConfig):
     classifier: str = "{root}/classifier"
     """It says whether they are of its rare target; where it has none, of which class."""
     confidence: float = 0.95
-    """Probability from which on its answer counts."""
+    """Probability, as the classifier gives it, from which on its answer counts. One that learnt from few
+    galaxies is surer than it is right: how often it is, among validation galaxies, is told."""
     output: str = "{root}/labels"
 
     def __post_init__(self) -> None:
@@ -65,15 +69,21 @@ def label(config: LabelConfig) -> Manifest:
     truth = history[classifier.uri].lineage.get("labelled")
     labelled = Labelled.read(config.location(truth)) if truth else None
     with track("label", config) as run, publish(output, LABELS, config.resolved(), parents) as publication:
-        table = _looked_at(galaxies, labelled, GiveLabels.of(classifier, config.confidence))
+        give = GiveLabels.of(classifier, config.confidence)
+        right = rightness(read_predictions(classifier), give.settings, config.confidence)
+        table = _looked_at(galaxies, labelled, give)
         listed = table.filter(pc.field("own") | pc.field("label").is_valid())
         publication.add(write_parquet(output, LABELS_FILE, listed.select(["galaxy_id", "label"])))
-        publication.counts |= _counts(table)
+        publication.counts |= _counts(table) | {
+            "validation_right": right.count,
+            "validation_sure": right.total,
+        }
         publication.lineage = trained_on(parents, labelled)
         run.metrics(publication.counts)
     counts = publication.counts
     told = f"{counts['own']} galaxies are known, {counts['given']} get a label, {counts['unsure']} none"
     say(f"label: {told} -> {output.uri}/{LABELS_FILE}")
+    say(f"label: right for {right} of the validation galaxies of which it is as sure")
     return Manifest.read(output)
 
 
@@ -117,21 +127,32 @@ class GiveLabels:
         label: np.ndarray = np.full(len(galaxies), None, object)
         unknown = np.flatnonzero(~own)
         if len(unknown):
-            said = answers(self.classifier, galaxies.take(unknown))
-            label[unknown] = confident(said, self.settings, self.confidence)
+            found = answers(self.classifier, galaxies.take(unknown))
+            label[unknown] = confident(found, self.settings, self.confidence)
         columns = {"galaxy_id": galaxies["galaxy_id"], "own": own, "label": pa.array(label, pa.string())}
         return pa.table(columns)
 
 
-def confident(said: Probabilities, settings: ClassifierConfig, confidence: float) -> np.ndarray:
+def confident(found: Probabilities, settings: ClassifierConfig, confidence: float) -> np.ndarray:
     """Return the labels that probabilities of at least `confidence` give, or None: object, shape (n,)."""
     if settings.targets:
-        name, yes = settings.targets[0].name, said.targets[:, 0]
+        name, yes = settings.targets[0].name, found.targets[:, 0]
         names, sure, place = (f"not_{name}", name), np.maximum(yes, 1 - yes), (yes > 0.5).astype(int)
     else:
         names = settings.class_names
-        sure, place = said.morphology.max(axis=1), said.morphology.argmax(axis=1)
+        sure, place = found.morphology.max(axis=1), found.morphology.argmax(axis=1)
     return np.where(sure >= confidence, np.array(names, object)[place], np.full(len(sure), None, object))
+
+
+def rightness(predictions: pa.Table, settings: ClassifierConfig, confidence: float) -> Rate:
+    """Return for how many of the validation galaxies whose truth is known a label would be right."""
+    rows = of_split(predictions, "validation")
+    target = settings.targets[0].name if settings.targets else ""
+    names = np.array([f"not_{target}", target] if target else settings.class_names, object)
+    truth = rows["truth" if target else "morphology"].to_numpy()
+    label = confident(said(rows), settings, confidence)
+    sure = (truth != UNKNOWN) & np.array([one is not None for one in label], bool)
+    return Rate(int((names[truth[sure]] == label[sure]).sum()), int(sure.sum()))
 
 
 PRESETS = {"confident": Preset("labels where the classifier is sure; for --labelled", LabelConfig())}

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from galray.classifier.labelling import GiveLabels, LabelConfig, confident
+from galray.classifier.labelling import GiveLabels, LabelConfig, confident, rightness
+from galray.classifier.metrics import Rate
 from galray.classifier.network import ClassifierConfig, Probabilities
 from galray.classifier.targets import find_target
 from galray.core.errors import ConfigError
@@ -50,3 +51,21 @@ def test_a_rare_target_or_its_negation_or_else_a_class() -> None:
 def test_half_a_probability_is_no_confidence() -> None:
     with pytest.raises(ConfigError, match="--confidence"):
         LabelConfig(confidence=0.5)
+
+
+def test_how_often_it_is_right_where_it_is_sure() -> None:
+    probability = np.array(
+        [[0.97, 0.03, 0, 0, 0], [0.96, 0.04, 0, 0, 0], [0.5, 0.5, 0, 0, 0], [0.99, 0.01, 0, 0, 0]]
+    )
+    predictions = pa.table(
+        {
+            "split": ["validation", "validation", "validation", "test"],
+            "morphology": [0, 1, 0, 0],
+            "morphology_probability": pa.FixedSizeListArray.from_arrays(pa.array(probability.ravel()), 5),
+        }
+    )
+    assert rightness(predictions, CLASSES, 0.95) == Rate(1, 2)
+    of_target = predictions.append_column("score", pa.array([0.99, 0.99, 0.01, 0.5]))
+    of_target = of_target.append_column("truth", pa.array([1, 0, -1, 1]))
+    target = ClassifierConfig("resnet-tiny", 32, targets=(find_target("ring"),))
+    assert rightness(of_target, target, 0.95) == Rate(1, 2)

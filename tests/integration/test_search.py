@@ -139,7 +139,16 @@ def test_study_reports_and_keeps_what_stands(tmp_path: Path) -> None:
     report = (tmp_path / "study/report.md").read_text()
     assert "synthetic galaxies" in report
     cells = {path: path.read_bytes() for path in (tmp_path / "study/12-of-each/seed-0").rglob(MANIFEST)}
-    assert len(cells) == 5  # the list, the denoiser, its galaxies, two classifiers
+    assert (
+        len(cells) == 6
+    )  # the list, what the first classifier adds, the denoiser, its galaxies, two classifiers
+    denoiser = Manifest.read(open_location(str(tmp_path / "study/12-of-each/seed-0/denoiser")))
+    assert denoiser.lineage["labelled"].endswith("/seed-0/labelled/galaxies.parquet")
+    assert {uri.rsplit("/", 1)[-1] for uri in denoiser.parents} == {
+        "galaxies",
+        "pretrained",
+        "labels-of-real-only",
+    }
     (tmp_path / "study" / MANIFEST).unlink()
     study(replace(config, resume=True))
     assert {path: path.read_bytes() for path in cells} == cells

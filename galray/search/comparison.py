@@ -15,7 +15,7 @@ import numpy as np
 from galray.classifier import metrics
 from galray.classifier.metrics import CONFIDENCE, Estimate, macro_f1_of
 from galray.core.errors import InputError
-from galray.search.ranking import over_seeds
+from galray.search.ranking import SHARE, over_seeds
 
 RESAMPLES = 1000
 
@@ -142,9 +142,9 @@ def found(statistic: Statistic, judged: Sequence[Judged]) -> Found:
     """Return a method's figures; purity is at the shares that the classes have among the galaxies."""
     places = range(judged[0].classes)
     return Found(
-        over_seeds([statistic(one, None) for one in judged]),
-        tuple(over_seeds([completeness(one, index) for one in judged]) for index in places),
-        tuple(over_seeds([purity(one, index) for one in judged]) for index in places),
+        over_seeds([statistic(one, None) for one in judged], SHARE),
+        tuple(over_seeds([completeness(one, index) for one in judged], SHARE) for index in places),
+        tuple(over_seeds([purity(one, index) for one in judged], SHARE) for index in places),
     )
 
 

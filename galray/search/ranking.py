@@ -15,19 +15,27 @@ from galray.search.space import DIMENSIONS, Point
 POINT = list(DIMENSIONS)
 
 
-def over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
+SHARE = (0.0, 1.0)
+
+
+def over_seeds(
+    values: Sequence[float] | np.ndarray, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
     """Return a mean over seeds with its 95% interval, Student's t; NaN bounds where there is one seed.
 
     Parameters
     ----------
     values : sequence of float, shape (seeds,)
+    within : tuple of float
+        What the figure can be, such as a `SHARE`: of two seeds Student's interval may reach further.
     """
     values = np.asarray(values, dtype=np.float64)
     mean, seeds = float(values.mean()), len(values)
     if seeds < 2:
         return Estimate(mean, np.nan, np.nan)
     reach = float(student.ppf((1 + CONFIDENCE) / 2, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds))
-    return Estimate(mean, mean - reach, mean + reach)
+    low, high = np.clip((mean - reach, mean + reach), *within).tolist()
+    return Estimate(mean, low, high)
 
 
 def rank(trials: pd.DataFrame, objectives: Sequence[str], seeds: int) -> pd.DataFrame:
@@ -69,7 +77,7 @@ def _with_bounds(of_point: Any, figures: Sequence[str]) -> dict[str, float]:
     counted = through if len(through) else of_point
     found: dict[str, float] = {}
     for name in figures:
-        estimate = over_seeds(counted[name].to_numpy())
+        estimate = over_seeds(counted[name].to_numpy(), SHARE)
         found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     return found
 

@@ -159,7 +159,7 @@ def _pictures(config: StudyConfig, outcomes: Sequence[Outcome]) -> dict[str, Pic
 
 def methods_figure(config: StudyConfig, outcomes: Sequence[Outcome]) -> Figure:
     """Draw the main figure of every method in every setting: greys and blues are baselines."""
-    figure = blank_figure(8, 3.8)
+    figure = blank_figure(10, 3.8)
     ax = figure.subplots()
     colours = {True: iter(_AUGMENTED), False: iter(_BASELINES)}
     for place, name in enumerate(config.methods):
@@ -174,7 +174,7 @@ def methods_figure(config: StudyConfig, outcomes: Sequence[Outcome]) -> Figure:
         )
     ax.set_xticks(range(len(outcomes)), [str(one.setting) for one in outcomes], rotation=15)
     ax.set_ylabel(f"test {_figure(config)}")
-    ax.legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=7, loc="outside right center")
     return figure
 
 

@@ -27,7 +27,7 @@ from galray.core.tracking import Run, track
 from galray.diffusion.synthesize import synthesize
 from galray.search.config import OF_CLASSES, OF_TARGET, PRESETS, SearchConfig
 from galray.search.figures import heat_map, pareto_front
-from galray.search.ranking import over_seeds, point_of, rank, why
+from galray.search.ranking import SHARE, over_seeds, point_of, rank, why
 from galray.search.records import TrialRecord, begun, trial_rows
 from galray.search.space import REAL_ONLY, Point
 from galray.search.suggest import PointSearch
@@ -187,7 +187,7 @@ def judge_on_test(config: SearchConfig, output: Location, point: Point) -> dict[
     """
     reports = {seed: _test_report(TrialRecord.of(output, point).seed(seed)) for seed in config.seeds}
     figures = pd.DataFrame([_figures(report) for report in reports.values()])
-    means = {str(name): over_seeds(figures[name].to_numpy()).as_dict() for name in figures}
+    means = {str(name): over_seeds(figures[name].to_numpy(), SHARE).as_dict() for name in figures}
     return {**means, "seeds": reports}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from galray.search.figures import heat_map, pareto_front
-from galray.search.ranking import on_front, over_seeds, point_of, rank, why
+from galray.search.ranking import SHARE, on_front, over_seeds, point_of, rank, why
 from galray.search.space import REAL_ONLY, Point
 
 GOOD, POOR = Point(2.0, 0.1, 20, 1.0), Point(4.0, 0.1, 20, 1.0)
@@ -49,6 +49,12 @@ def test_interval_over_seeds_is_students() -> None:
     assert estimate.value == pytest.approx(0.45)
     assert estimate.high - estimate.value == pytest.approx(12.706 * 0.05, rel=1e-3)  # t(0.975, 1) = 12.706
     assert np.isnan(over_seeds([0.4]).low)
+
+
+def test_interval_of_a_share_is_one() -> None:
+    free, share = over_seeds([0.9, 0.99]), over_seeds([0.9, 0.99], SHARE)
+    assert free.high > 1
+    assert (share.value, share.low, share.high) == (free.value, free.low, 1)
 
 
 def test_front_holds_what_nothing_beats() -> None:

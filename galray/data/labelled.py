@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from galray.core.cells import votes_array
 from galray.core.errors import InputError
-from galray.core.manifest import Manifest, file_fingerprint, is_published
+from galray.core.manifest import Manifest, file_fingerprint, is_published, local_folder
 from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.tables import Catalogue, as_ids, read_catalogue
@@ -54,7 +54,8 @@ class Labelled:
         Raises
         ------
         InputError
-            The column is missing, an id is none or comes twice with different labels, or there is none.
+            The column is missing, an id is none or comes twice with different labels, there is none, or
+            published labels have been altered.
         """
         catalogue = read_catalogue(location)
         catalogue.require(["galaxy_id"])
@@ -71,7 +72,10 @@ class Labelled:
         truth, parents = location.uri, {location.uri: fingerprint}
         if is_published(location.folder, LABELS):
             manifest = Manifest.read(location.folder)
-            truth, parents = manifest.lineage.get("labelled"), {location.folder.uri: manifest.fingerprint}
+            with local_folder(
+                location.folder, LABELS
+            ):  # refuses files that are not those that were published
+                truth, parents = manifest.lineage.get("labelled"), {location.folder.uri: manifest.fingerprint}
         return cls(location.uri, fingerprint, galaxy_id, label, truth, parents)
 
     def apply(self, galaxies: pa.Table) -> pa.Table:

@@ -94,6 +94,13 @@ def test_labels_that_a_classifier_gave_tell_no_more_than_it_knew(tmp_path: Path)
         refuse_other_labels(of_more, given, "this classifier")
 
 
+def test_published_labels_that_were_altered_are_refused(tmp_path: Path) -> None:
+    given = published_labels(open_location(str(tmp_path / "labels")), {})
+    pq.write_table(pa.table({"galaxy_id": [1, 2, 3, 4, 5]}), given.uri)
+    with pytest.raises(InputError, match="not what was published"):
+        Labelled.read(open_location(given.uri))
+
+
 def test_labels_of_a_classifier_that_knew_all_hide_nothing(tmp_path: Path) -> None:
     given = published_labels(open_location(str(tmp_path / "labels")), {})
     assert "labelled" not in trained_on(given.parents, given)

@@ -83,7 +83,10 @@ def label(config: LabelConfig) -> Manifest:
     counts = publication.counts
     told = f"{counts['own']} galaxies are known, {counts['given']} get a label, {counts['unsure']} none"
     say(f"label: {told} -> {output.uri}/{LABELS_FILE}")
-    say(f"label: right for {right} of the validation galaxies of which it is as sure")
+    if right.total:
+        say(f"label: right for {right} of the validation galaxies of which it is as sure")
+    else:
+        say("label: of no validation galaxy whose truth is known it is as sure")
     return Manifest.read(output)
 
 

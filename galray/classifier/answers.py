@@ -10,7 +10,6 @@ import torch
 
 from galray.classifier import network
 from galray.classifier.network import Classifier, Probabilities
-from galray.core.manifest import local_folder
 from galray.core.storage import Location
 from galray.data.batches import decode_images
 
@@ -28,5 +27,4 @@ def answers(classifier: Location, galaxies: pa.Table) -> Probabilities:
 
 @lru_cache(maxsize=1)
 def _loaded(classifier: Location) -> Classifier:
-    with local_folder(classifier, "classifier") as folder:
-        return network.load(folder)
+    return network.open_published(classifier)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from galray.classifier import network
 from galray.classifier.answers import answers
-from galray.classifier.network import ClassifierConfig
+from galray.classifier.network import ClassifierConfig, published_settings
 from galray.classifier.targets import UNKNOWN
 from galray.core.errors import ConfigError
-from galray.core.manifest import Manifest, local_folder
+from galray.core.manifest import Manifest
 from galray.core.storage import Location
 
 _NOTHING = {"morphology": UNKNOWN, "targets": UNKNOWN, "votes": np.nan, "volunteers": 0}
@@ -42,8 +41,7 @@ class Approver:
         ------
         ConfigError
         """
-        with local_folder(self.classifier, "classifier") as folder:
-            own = network.settings_of(folder)
+        own = published_settings(self.classifier)
         if (own.classes, own.targets) != (learner.classes, learner.targets):
             raise ConfigError(
                 f"--approved-by {self.classifier.uri} tells {_named(own)}; this classifier is to tell "

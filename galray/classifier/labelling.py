@@ -12,20 +12,19 @@ import pyarrow.compute as pc
 from galray.classifier.answers import answers
 from galray.classifier.judging import of_split, read_predictions, said
 from galray.classifier.metrics import Rate
-from galray.classifier.network import ClassifierConfig, Probabilities, settings_of
+from galray.classifier.network import ClassifierConfig, Probabilities, published_settings
 from galray.classifier.targets import UNKNOWN
 from galray.core.cells import votes_array
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
-from galray.core.manifest import Manifest, ancestry, local_folder, publish, standing, write_parquet
+from galray.core.manifest import Manifest, ancestry, publish, standing, write_parquet
 from galray.core.shards import whole_table
 from galray.core.storage import Location
 from galray.core.tracking import track
 from galray.data.batches import read_galaxies
-from galray.data.labelled import LABELS, Labelled
+from galray.data.labelled import LABELS, LIST_FILE, Labelled
 from galray.data.lineage import JUDGED_SPLITS, refuse_seen, trained_on
 
-LABELS_FILE = "galaxies.parquet"
 _IMAGES_AT_ONCE = 256
 
 
@@ -63,17 +62,17 @@ def label(config: LabelConfig) -> Manifest:
         return done
     galaxies, classifier = config.location(config.galaxies), config.location(config.classifier)
     parents = {galaxies.uri: Manifest.read(galaxies, "galaxies").fingerprint}
-    parents[classifier.uri] = Manifest.read(classifier, "classifier").fingerprint
-    history = ancestry(classifier)
-    refuse_seen(history, JUDGED_SPLITS, "what learns from these labels")
-    truth = history[classifier.uri].lineage.get("labelled")
+    teacher = Manifest.read(classifier, "classifier")
+    parents[classifier.uri] = teacher.fingerprint
+    refuse_seen(ancestry(classifier), JUDGED_SPLITS, "what learns from these labels")
+    truth = teacher.lineage.get("labelled")
     labelled = Labelled.read(config.location(truth)) if truth else None
     with track("label", config) as run, publish(output, LABELS, config.resolved(), parents) as publication:
         give = GiveLabels.of(classifier, config.confidence)
         right = rightness(read_predictions(classifier), give.settings, config.confidence)
         table = _looked_at(galaxies, labelled, give)
         listed = table.filter(pc.field("own") | pc.field("label").is_valid())
-        publication.add(write_parquet(output, LABELS_FILE, listed.select(["galaxy_id", "label"])))
+        publication.add(write_parquet(output, LIST_FILE, listed.select(["galaxy_id", "label"])))
         publication.counts |= _counts(table) | {
             "validation_right": right.count,
             "validation_sure": right.total,
@@ -82,7 +81,7 @@ def label(config: LabelConfig) -> Manifest:
         run.metrics(publication.counts)
     counts = publication.counts
     told = f"{counts['own']} galaxies are known, {counts['given']} get a label, {counts['unsure']} none"
-    say(f"label: {told} -> {output.uri}/{LABELS_FILE}")
+    say(f"label: {told} -> {output.uri}/{LIST_FILE}")
     if right.total:
         say(f"label: right for {right} of the validation galaxies of which it is as sure")
     else:
@@ -121,8 +120,7 @@ class GiveLabels:
 
     @classmethod
     def of(cls, classifier: Location, confidence: float) -> GiveLabels:
-        with local_folder(classifier, "classifier") as folder:
-            return cls(classifier, settings_of(folder), confidence)
+        return cls(classifier, published_settings(classifier), confidence)
 
     def __call__(self, galaxies: pa.Table) -> pa.Table:
         """Return ``galaxy_id``, ``own``, whether something is known of it, and ``label``, given or null."""

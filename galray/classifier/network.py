@@ -22,8 +22,10 @@ from galray.classifier.backbones import PRETRAINED, architecture_of, build, widt
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, MORPHOLOGY, Target
 from galray.classifier.votes import expected_fractions
 from galray.core.errors import ConfigError, InputError
+from galray.core.manifest import local_folder
 from galray.core.models import refuse_pickled
 from galray.core.schema import N_ANSWERS
+from galray.core.storage import Location
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -255,6 +257,18 @@ def load(folder: Path | str) -> Classifier:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{folder / WEIGHTS_FILE} does not hold this model's weights: {error}") from error
     return model.eval()
+
+
+def open_published(classifier: Location) -> Classifier:
+    """Open a published classifier, its files checked, as `load` does."""
+    with local_folder(classifier, "classifier") as folder:
+        return load(folder)
+
+
+def published_settings(classifier: Location, kind: str = "classifier") -> ClassifierConfig:
+    """Read what a published classifier tells apart and how, its files checked, without building it."""
+    with local_folder(classifier, kind) as folder:
+        return settings_of(folder)
 
 
 def settings_of(folder: Path | str) -> ClassifierConfig:

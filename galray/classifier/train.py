@@ -28,7 +28,7 @@ from galray.classifier.targets import find_target
 from galray.core.cluster import Scaling, last_checkpoint, say, train_run
 from galray.core.config import JobConfig, Preset, require
 from galray.core.errors import TrainingError
-from galray.core.manifest import Manifest, ancestry, local_folder, publish, standing
+from galray.core.manifest import Manifest, ancestry, publish, standing
 from galray.core.precision import Precision
 from galray.core.storage import Location
 from galray.core.tracking import ReportToRun, Run, flatten, track
@@ -171,8 +171,7 @@ class ClassifyConfig(JobConfig):
             return load_pretrained(self.pretrained, self.size_px)
         if not self.start_from:
             return None
-        with local_folder(self.location(self.start_from), "classifier") as folder:
-            backbone = network.load(folder).backbone
+        backbone = network.open_published(self.location(self.start_from)).backbone
         check_fit(backbone, f"--start-from {self.start_from}", self.size_px)
         return backbone
 

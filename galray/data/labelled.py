@@ -15,6 +15,8 @@ from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.tables import Catalogue, as_ids, read_catalogue
 
+LIST_FILE = "galaxies.parquet"
+"""Of a published list."""
 LABELS = "labels"
 """Kind of the published folders with labels that a classifier gave."""
 

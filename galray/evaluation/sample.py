@@ -12,7 +12,6 @@ from galray.classifier import network
 from galray.classifier.decision import DECISION_FILE, Decision
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.targets import UNKNOWN, Target
-from galray.core.manifest import local_folder
 from galray.core.storage import Location
 
 THUMBNAIL_PX = 16
@@ -34,8 +33,7 @@ class Judge:
 
     @classmethod
     def read(cls, classifier: Location) -> Judge:
-        with local_folder(classifier, "classifier") as folder:
-            config = network.settings_of(folder)
+        config = network.published_settings(classifier)
         known = (classifier / DECISION_FILE).exists()
         return cls(config, Decision.read(classifier) if known else None)
 

@@ -11,7 +11,6 @@ import torch
 
 from galray.classifier import network
 from galray.classifier.targets import UNKNOWN, morphology, truth
-from galray.core.manifest import local_folder
 from galray.core.precision import Precision, in_bfloat16
 from galray.core.storage import Location
 from galray.data.batches import decode_images
@@ -30,8 +29,7 @@ class Examine:
     def __init__(self, classifier: Location, judge: Judge, threads: int, precision: Precision) -> None:
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        with local_folder(classifier, "classifier") as folder:
-            self._model = network.load(folder).to(device)
+        self._model = network.open_published(classifier).to(device)
         self._bfloat16 = in_bfloat16(precision, device)
         self._judge = judge
 

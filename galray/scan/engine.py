@@ -17,7 +17,6 @@ from galray.classifier import network
 from galray.classifier.network import Classifier
 from galray.core.config import require
 from galray.core.errors import ConfigError, nearest
-from galray.core.manifest import local_folder
 from galray.core.precision import StatedPrecision
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
@@ -73,8 +72,7 @@ class Engine:
         ConfigError
             Where OpenVINO is not installed.
         """
-        with local_folder(classifier, "classifier") as folder:
-            model = network.load(folder)
+        model = network.open_published(classifier)
         if self.name == "openvino":
             return OpenVinoClassifier(model, self.bfloat16)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")

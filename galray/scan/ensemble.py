@@ -13,7 +13,6 @@ from galray.classifier.judging import of_split, read_predictions, tune
 from galray.classifier.metrics import shift_prior
 from galray.classifier.network import ClassifierConfig
 from galray.core.errors import ConfigError, InputError
-from galray.core.manifest import local_folder
 from galray.core.storage import Location
 
 
@@ -44,7 +43,7 @@ class Ensemble:
         InputError
             For what is no published classifier.
         """
-        return cls(classifiers, tuple(map(_settings, classifiers)), turns)
+        return cls(classifiers, tuple(map(network.published_settings, classifiers)), turns)
 
     def __str__(self) -> str:
         return " and ".join(classifier.uri for classifier in self.classifiers)
@@ -174,8 +173,3 @@ def _check_same_galaxies(
     differ = int((first["truth"].to_numpy() != other["truth"].to_numpy()).sum())
     if differ:
         raise ConfigError(f"{where} (the same, but {differ} of them with another truth), {remedy}")
-
-
-def _settings(classifier: Location) -> ClassifierConfig:
-    with local_folder(classifier, "classifier") as folder:
-        return network.settings_of(folder)

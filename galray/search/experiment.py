@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from galray.classifier.labelling import LabelConfig
 from galray.classifier.train import PRESETS as CLASSIFIERS
@@ -16,6 +16,8 @@ from galray.diffusion.synthesize import SynthesizeConfig
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import TrainConfig
 from galray.search.settings import Setting, class_names, emphasis
+
+Step = TypeVar("Step", TrainConfig, LabelConfig, SynthesizeConfig, ClassifyConfig)
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,14 @@ class StudyConfig(JobConfig):
         """Return where the list of the labels that may be used is published."""
         return f"{self.output}/{setting.key}/seed-{seed}/labelled"
 
+    def _step(self, config: Step, **options: Any) -> Step:
+        """Return a step's options: each is below the study's root, keeps what stands, reads its galaxies."""
+        return replace(config, root=self.root, resume=True, galaxies=self.galaxies, **options)
+
     def pretraining(self) -> TrainConfig:
         """Return how the shared denoiser is trained: all votes hidden, always, so that no label leaks."""
-        return replace(
+        return self._step(
             self.pretrain,
-            root=self.root,
-            resume=True,
-            galaxies=self.galaxies,
             output=f"{self.output}/pretrained",
             cache=f"{self.output}/pretrained-cache",
             p_all=1.0,
@@ -187,22 +190,16 @@ class StudyConfig(JobConfig):
 
     def labelling(self, labels: Labels, teacher: str) -> LabelConfig:
         """Return how a method's confident answers become labels."""
-        return replace(
+        return self._step(
             self.label,
-            root=self.root,
-            resume=True,
-            galaxies=self.galaxies,
             classifier=f"{self.place(labels)}/{teacher}",
             output=f"{self.place(labels)}/labels-of-{teacher}",
         )
 
     def finetuning(self, labels: Labels) -> TrainConfig:
         """Return how the denoiser of one setting and seed is trained, with the labels that it may learn."""
-        return replace(
+        return self._step(
             self.finetune,
-            root=self.root,
-            resume=True,
-            galaxies=self.galaxies,
             start_from=self.pretraining().output,
             output=f"{self.place(labels)}/denoiser",
             cache=f"{self.place(labels)}/cache",
@@ -213,12 +210,9 @@ class StudyConfig(JobConfig):
 
     def painting(self, labels: Labels) -> SynthesizeConfig:
         """Return how the synthetic galaxies of one setting and seed are painted."""
-        return replace(
+        return self._step(
             self.synthesize,
-            root=self.root,
-            resume=True,
             denoiser=f"{self.place(labels)}/denoiser",
-            galaxies=self.galaxies,
             output=f"{self.place(labels)}/synthetic",
             seed=labels.seed,
         )
@@ -228,11 +222,8 @@ class StudyConfig(JobConfig):
         method, place = METHODS[name], self.place(labels)
         sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
         sources |= {"approved_by": f"{place}/{method.approver}"} if method.approver else {}
-        return replace(
+        return self._step(
             self.classify,
-            root=self.root,
-            resume=True,
-            galaxies=self.galaxies,
             output=f"{place}/{name}",
             seed=labels.seed,
             turns=False,

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from galray.classifier.decision import Decision
 from galray.classifier.judging import of_split, read_predictions
-from galray.classifier.labelling import LABELS_FILE, label
+from galray.classifier.labelling import label
 from galray.classifier.labels import LABEL_COLUMNS
 from galray.classifier.train import classify
 from galray.core.cluster import say
@@ -27,6 +27,7 @@ from galray.core.shards import whole_table
 from galray.core.storage import Location
 from galray.core.tracking import track
 from galray.data.batches import read_galaxies
+from galray.data.labelled import LIST_FILE
 from galray.data.lineage import JUDGED_SPLITS
 from galray.diffusion.synthesize import synthesize
 from galray.diffusion.train import train
@@ -38,8 +39,6 @@ from galray.search.settings import Setting, class_names, classes_of, label_of, l
 from galray.search.study_report import study_report, table_of
 
 __all__ = ["PRESETS", "StudyConfig", "study"]
-
-LIST_FILE = "galaxies.parquet"
 
 
 def study(config: StudyConfig) -> Manifest:
@@ -126,7 +125,7 @@ def labels_with(config: StudyConfig, labels: Labels, teacher: str) -> Labels:
     counts, place = label(labelling).counts, config.location(labelling.output)
     target = config.classify.target
     given = {name: counts.get(f"given.{label_of(name, target)}", 0) for name in labels.counts}
-    return labels.with_given((place / LABELS_FILE).uri, given)
+    return labels.with_given((place / LIST_FILE).uri, given)
 
 
 def publish_labels(config: StudyConfig, known: pa.Table, setting: Setting, seed: int) -> Labels:

@@ -20,7 +20,7 @@ from galray.classifier.judging import judge, read_predictions
 from galray.classifier.train import CHECKPOINTS, check_lineage
 from galray.core.cluster import say
 from galray.core.errors import PublishError, TrainingError
-from galray.core.manifest import Manifest, Publication, local_folder, publish, standing, write_parquet
+from galray.core.manifest import Manifest, Publication, publish, standing, write_parquet
 from galray.core.pictures import png
 from galray.core.storage import Location
 from galray.core.tracking import Run, track
@@ -192,8 +192,7 @@ def judge_on_test(config: SearchConfig, output: Location, point: Point) -> dict[
 
 
 def _test_report(trial: Location) -> dict[str, Any]:
-    with local_folder(trial, "trial") as folder:
-        return judge(read_predictions(trial), network.settings_of(folder))[1]["test"]
+    return judge(read_predictions(trial), network.published_settings(trial, "trial"))[1]["test"]
 
 
 def _figures(report: dict[str, Any]) -> dict[str, float]:

@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -92,6 +93,19 @@ class Location:
             self.filesystem.open_input_stream(self.path, compression=None) as stream,
         ):
             return stream.read()
+
+    def open_whole(self) -> IO[bytes]:
+        """Open a file of which all will be read: a local one where it lies, an object once it is here.
+
+        Raises
+        ------
+        InputError
+            Where there is none.
+        """
+        if not self.is_local:
+            return BytesIO(self.read_bytes())
+        with storage_errors(self.uri):
+            return open(self.path, "rb")
 
     def write_bytes(self, data: bytes) -> None:
         """Write a whole file: readers see all of it or nothing."""

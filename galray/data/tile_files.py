@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -74,15 +75,15 @@ class TileFiles:
             With the reason missing_image or unreadable_file.
         StorageUnreachable, StorageDenied
         """
-        paths = self.paths(tile)
-        data = {path: self._read(path) for path in dict.fromkeys(paths)}
-        limit = self.saturation
-        try:
-            if len(paths) == 1:
-                return open_tile(data[paths[0]], paths[0], bands=self.bands, saturation=limit)
-            return open_bands([data[path] for path in paths], ", ".join(data), saturation=limit)
-        except InputError as error:
-            raise ImageRejected("unreadable_file", str(error)) from error
+        paths, limit = self.paths(tile), self.saturation
+        with ExitStack() as opened:
+            files = {path: opened.enter_context(self._open(path)) for path in dict.fromkeys(paths)}
+            try:
+                if len(paths) == 1:
+                    return open_tile(files[paths[0]], paths[0], bands=self.bands, saturation=limit)
+                return open_bands([files[path] for path in paths], ", ".join(files), saturation=limit)
+            except InputError as error:
+                raise ImageRejected("unreadable_file", str(error)) from error
 
     def names(self) -> Iterator[str]:
         """List the tiles of which the first band is there."""
@@ -104,9 +105,9 @@ class TileFiles:
             wcs, shape = grid_of(stream, place.uri)  # pyright: ignore[reportArgumentType]
         return Footprint(tile, wcs, shape)
 
-    def _read(self, path: str) -> bytes:
+    def _open(self, path: str) -> IO[bytes]:
         try:
-            return (self.location / path).read_bytes()
+            return (self.location / path).open_whole()
         except InputError as error:
             raise ImageRejected("missing_image", str(error)) from error
         except (StorageUnreachable, StorageDenied):

@@ -77,14 +77,14 @@ def open_tile(
 
 
 def open_bands(
-    sources: Sequence[bytes],
+    sources: Sequence[bytes | IO[bytes]],
     name: str,
     *,
     saturation: float = np.inf,
     max_pixels: int = SAFE_TILE_PIXELS,
 ) -> Tile:
     """Read a tile from three files, the first image of each; otherwise as `open_tile`."""
-    planes: dict[bytes, _Plane] = {}
+    planes: dict[bytes | IO[bytes], _Plane] = {}
     for source in dict.fromkeys(sources):  # one file may stand for several bands
         with _opened(source, name) as hdus:
             hdu = _first_plane(hdus, name, max_pixels)

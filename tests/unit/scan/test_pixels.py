@@ -161,20 +161,19 @@ def test_tiles_are_found_by_their_sky(tiles, tile):
 
 
 def test_a_store_out_of_reach_is_no_reason_to_reject(tile, monkeypatch):
-    def unreachable(self: Location) -> bytes:
+    def unreachable(self: Location) -> None:
         raise StorageUnreachable(self.uri)
 
-    monkeypatch.setattr(Location, "read_bytes", unreachable)
+    monkeypatch.setattr(Location, "open_whole", unreachable)
     with pytest.raises(StorageUnreachable):
         cutter(open_location("/a/bucket/that/sleeps"))(catalogue(tile))
 
 
 def test_each_tile_is_opened_once(tiles, tile, monkeypatch):
     opened = []
-    read_bytes = Location.read_bytes
-    monkeypatch.setattr(Location, "read_bytes", lambda self: opened.append(self.name) or read_bytes(self))
+    open_whole = Location.open_whole
+    monkeypatch.setattr(Location, "open_whole", lambda self: opened.append(self.name) or open_whole(self))
     (Path(tiles.path) / "other.fits").write_bytes((tiles / f"{GOOD}.fits").read_bytes())
-    opened.clear()
     names = [GOOD, "other"] * len(tile.catalogue)
     block = cutter(tiles)(catalogue(tile, tile=names[: len(tile.catalogue)]))
     assert block["reason"].null_count == len(block)

@@ -29,18 +29,16 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 from hardware import hardware
 from rates import compared, per_s
+from untrained_denoiser import DENOISER, publish_untrained_denoiser
 
 from galray.core.cluster import Scaling, connect
-from galray.core.manifest import publish
 from galray.core.precision import StatedPrecision
 from galray.core.storage import open_location
 from galray.diffusion.conditions import condition
-from galray.diffusion.denoiser import PRESETS, build_denoiser
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import RECIPES, Plan, Sampling
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
 
-DENOISER = "64px-quick"
 BATCH_SIZE = 32
 SAMPLING = Sampling(num_steps=10)
 
@@ -51,7 +49,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def main(batches: int = 12, repeats: int = 3) -> None:
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="galray-synthesis-speed-") as name:
-        write_denoiser(Path(name))
+        publish_untrained_denoiser(open_location(f"{name}/denoiser"))
         figures = {
             "hardware": hardware(),
             "denoiser": DENOISER,
@@ -119,15 +117,6 @@ def bare_loop(denoiser: Path, numbers: range, total: int, precision: StatedPreci
             pipeline(votes, weights, seeds=list(galaxies), **asdict(SAMPLING))
         finished_s.append(time.time())
     return finished_s
-
-
-def write_denoiser(root: Path) -> None:
-    torch.manual_seed(0)
-    pipeline = GalaxyPipeline.from_denoiser(build_denoiser(PRESETS[DENOISER]).eval())
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline.save_pretrained(folder)
-        with publish(open_location(str(root / "denoiser")), "denoiser") as publication:
-            publication.add_folder(Path(folder))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.integration.services import REPOSITORY
 
 _TRAINING = ("train", "classify", "tune")
 _PATIENCE_S = 600.0
+_LOOK_S = 0.05  # between two looks, which can take all processes a hundredth of a second
 
 
 class JobProcess:
@@ -47,7 +48,7 @@ class JobProcess:
             if time.monotonic() > until_s:
                 self.kill_all()
                 raise TimeoutError(f"What was waited for did not happen in {_PATIENCE_S:.0f} s.")
-            time.sleep(0.01)
+            time.sleep(_LOOK_S)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -93,7 +94,7 @@ def one_worker_killed(above: psutil.Process, job: str) -> Iterator[list[str]]:
     over = threading.Event()
 
     def kill_one() -> None:
-        while not killed and not over.wait(0.1):
+        while not killed and not over.wait(4 * _LOOK_S):
             for worker, title in titled(above, work)[:1]:
                 with suppress(psutil.NoSuchProcess):  # it was faster
                     worker.kill()

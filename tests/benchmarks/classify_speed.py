@@ -1,6 +1,6 @@
 """Speed of the classifier's training job, beside a bare PyTorch loop on the same cores.
 
-    python tests/benchmarks/classify_speed.py [galaxies] [epochs] [repeats]
+    python tests/benchmarks/classify_speed.py [preset] [galaxies] [epochs] [repeats]
 
 The bare loop has all images in one tensor in memory, and takes steps of the same model, batch size,
 augmentation, precision and optimiser, with as many threads, in a process of its own: no cache, moving
@@ -36,19 +36,19 @@ from galray.core.cluster import connect
 from galray.core.precision import in_bfloat16
 from galray.core.storage import open_location
 
-CONFIG = PRESETS["classes"].config
 JUDGED = 64  # galaxies in each of the other splits
 
 # Ray's workers are nice by default: on a busy machine the bare loop would get the processor, they not.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(galaxies: int = 6400, epochs: int = 2, repeats: int = 3) -> None:
+def main(preset: str = "classes", galaxies: int = 16_000, epochs: int = 2, repeats: int = 3) -> None:
     with tempfile.TemporaryDirectory(prefix="galray-classify-speed-") as name:
-        config = replace(CONFIG, root=name, epochs=epochs)
+        config = replace(PRESETS[preset].config, root=name, epochs=epochs, validate_every=1)
         publish_noise(config.location(config.galaxies), galaxies, config.size_px, JUDGED)
         figures = {
             "hardware": hardware(),
+            "preset": preset,
             "backbone": config.backbone,
             "size_px": config.size_px,
             "batch_size": config.batch_size,
@@ -99,4 +99,5 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    chosen, *counts = sys.argv[1:] or ["classes"]
+    main(chosen, *map(int, counts))

@@ -94,7 +94,7 @@ def one_worker_killed(above: psutil.Process, job: str) -> Iterator[list[str]]:
     over = threading.Event()
 
     def kill_one() -> None:
-        while not killed and not over.wait(4 * _LOOK_S):
+        while not killed and not over.wait(2 * _LOOK_S):
             for worker, title in titled(above, work)[:1]:
                 with suppress(psutil.NoSuchProcess):  # it was faster
                     worker.kill()

@@ -73,11 +73,9 @@ class Labelled:
         fingerprint = file_fingerprint(location)
         truth, parents = location.uri, {location.uri: fingerprint}
         if is_published(location.folder, LABELS):
-            manifest = Manifest.read(location.folder)
-            with local_folder(
-                location.folder, LABELS
-            ):  # refuses files that are not those that were published
-                truth, parents = manifest.lineage.get("labelled"), {location.folder.uri: manifest.fingerprint}
+            with local_folder(location.folder, LABELS):  # refuses what is not as it was published
+                manifest = Manifest.read(location.folder)
+            truth, parents = manifest.lineage.get("labelled"), {location.folder.uri: manifest.fingerprint}
         return cls(location.uri, fingerprint, galaxy_id, label, truth, parents)
 
     def apply(self, galaxies: pa.Table) -> pa.Table:

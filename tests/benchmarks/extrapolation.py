@@ -32,7 +32,7 @@ from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
 from galray.core.cluster import Scaling, connect
-from galray.core.manifest import Manifest, local_folder
+from galray.core.manifest import Manifest
 from galray.core.precision import in_bfloat16
 from galray.core.shards import SHARDS
 from galray.core.storage import Location, open_location
@@ -161,8 +161,7 @@ def on_test(classifier: Location) -> dict[str, Any]:
 def accepted(classifier: Location, painted: Location) -> Rate:
     """Return the share of painted galaxies that the classifier takes for its target."""
     decision = Decision.read(classifier)
-    with local_folder(classifier, "classifier") as folder:
-        model = network.load(folder)
+    model = network.open_published(classifier)
     images = decode_images(read(painted), model.config.size_px)
     scores = network.predict(model, images).targets[:, 0]
     return Rate(int((scores >= decision.threshold).sum()), len(scores))

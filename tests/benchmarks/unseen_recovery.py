@@ -37,7 +37,6 @@ from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
 from galray.core.cluster import connect
-from galray.core.manifest import local_folder
 from galray.core.schema import ANSWER_INDEX
 from galray.core.storage import open_location
 from galray.data.batches import decode_images
@@ -137,8 +136,7 @@ def found(
     place: Path, images: np.ndarray, is_true: np.ndarray, score_of: Score = of_target
 ) -> dict[str, Any]:
     """Score all galaxies with one classifier, and judge how it ranks them."""
-    with local_folder(open_location(str(place)), "classifier") as folder:
-        model = network.load(folder)
+    model = network.open_published(open_location(str(place)))
     batches = np.array_split(images, max(len(images) // 256, 1))
     score = np.concatenate([score_of(network.predict(model, batch)) for batch in batches])
     detection = metrics.completeness_at_purity(is_true, score, PURITY)

@@ -24,7 +24,7 @@ from galray.classifier.decision import Decision
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import RING
 from galray.core.errors import ConfigError, EmptyInputError, InputError, MissingColumnError, PublishError
-from galray.core.manifest import Manifest, local_folder, publish, write_parquet
+from galray.core.manifest import Manifest, publish, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS, split_of
 from galray.core.shards import read_shards
 from galray.core.storage import open_location
@@ -141,8 +141,7 @@ def test_every_source_is_scored(scanned, survey):
 
 
 def test_scores_are_those_of_cutouts_made_by_hand(scanned, survey, classifier):
-    with local_folder(open_location(classifier), "classifier") as folder:
-        model = network.load(folder)
+    model = network.open_published(open_location(classifier))
     scores, expected = scores_of(scanned), {}
     for name in catalogue_of(survey)["tile"].unique().to_pylist():
         rows = catalogue_of(survey).filter(pads.field("tile") == name)
@@ -473,8 +472,8 @@ def test_galaxies_whose_cutouts_are_already_made(survey, classifier, tmp_path):
     assert (manifest.counts["rows_in"], manifest.counts["rows_out"]) == (40, 39)
     assert manifest.counts["rejects.truncated_image"] == 1
     assert str(tmp_path / "galaxies") in manifest.parents
-    with local_folder(open_location(classifier), "classifier") as folder:
-        said = network.predict(network.load(folder), np.stack(list(images.values()))).targets[:, 0]
+    model = network.open_published(open_location(classifier))
+    said = network.predict(model, np.stack(list(images.values()))).targets[:, 0]
     # plain colours survive JPEG to one level or two
     assert scores_of(tmp_path) == pytest.approx(dict(zip(images, said.tolist(), strict=True)), abs=0.01)
     assert {row["tile"] for row in rows_of(tmp_path)} == {f"images/{i}.jpg" for i in images}

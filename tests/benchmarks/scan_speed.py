@@ -64,7 +64,8 @@ from galray.scan.scan import scan
 SIZE_PX = 64
 TILE_PX, PATCH_PX = 4096, 512
 BATCH_SIZE = 128
-BARE_BATCHES = 96  # a minute, for a processor is faster in its first seconds: a scan is not over by then
+BARE_S = 60.0  # a processor is faster in its first seconds, and a scan is not over by then
+ENGINE_S = 12.0
 ROWS_PER_TASK = 1024  # a tile of up to eight times as many sources is a unit
 CUTOUTS, PLAIN_SOURCES = 4000, 1000
 BACKBONE = "resnet-18"
@@ -194,7 +195,7 @@ def job_rate(shards: Path, workers: int) -> float:
 
 def bare_rate(root: Path, pool: ProcessPoolExecutor, workers: int) -> float:
     """Apply the classifier to a batch again and again, a process a core; returns images a second."""
-    done = pool.map(apply, [root] * workers, [Engine()] * workers, [BARE_BATCHES] * workers)
+    done = pool.map(apply, [root] * workers, [Engine()] * workers, [BARE_S] * workers)
     return BATCH_SIZE * per_s([t for times in done for t in times], workers)
 
 
@@ -203,16 +204,17 @@ def engines() -> list[Engine]:
     return [Engine(name, precision) for name in names for precision in get_args(StatedPrecision)]
 
 
-def engine_rate(root: Path, engine: Engine, batches: int = 12) -> float:
+def engine_rate(root: Path, engine: Engine) -> float:
     """Return an engine's images a second, in one process of one thread."""
-    return round(BATCH_SIZE * per_s(apply(root, engine, batches), 1), 1)
+    return round(BATCH_SIZE * per_s(apply(root, engine, ENGINE_S), 1), 1)
 
 
-def apply(root: Path, engine: Engine, batches: int) -> list[float]:
+def apply(root: Path, engine: Engine, for_s: float) -> list[float]:
+    """Apply the classifier to the same batch for some seconds; returns when each was done, in seconds."""
     torch.set_num_threads(1)
     model = engine.load(open_location(str(root / "classifier")))
-    images, finished_s = mock_images(SIZE_PX, BATCH_SIZE), []
-    for _ in range(batches):
+    images, until_s, finished_s = mock_images(SIZE_PX, BATCH_SIZE), time.time() + for_s, []
+    while time.time() < until_s:
         network.predict(model, images, bfloat16=engine.bfloat16)
         finished_s.append(time.time())
     return finished_s

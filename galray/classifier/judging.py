@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PREDICTIONS_FILE = "predictions.parquet"
 _TURNED = "morphology_turned"
 _HALFWAY = "morphology_halfway"
+_HALFWAY_EXPONENT = 0.5
 PURITIES = (0.6, 0.9)
 COMPLETENESSES = (0.6, 0.9)
 _RESAMPLES = 200
@@ -121,7 +122,7 @@ class Calibration:
         natural = balance(labels, len(config.classes), "none").assumed
         assumed = config.class_shares or natural.classes
         class_temperature = fit_class_temperature(
-            morphology, _probabilities(validation), assumed, natural.classes
+            morphology, probabilities(validation), assumed, natural.classes
         )
         if not config.targets:
             return cls(natural, assumed, class_temperature, 1.0)
@@ -130,9 +131,7 @@ class Calibration:
 
     def _named(self, rows: pa.Table, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """Return whether the class that is named is right, and how sure the classifier is of it."""
-        probability = shift_class_priors(
-            _probabilities(rows), self.assumed, self.natural.classes, temperature
-        )
+        probability = self.at_shares(probabilities(rows), 1.0, temperature)
         truth = rows["morphology"].to_numpy()
         right = np.where(truth < 0, -1, probability.argmax(axis=1) == truth)
         return right, np.minimum(probability.max(axis=1), 1.0)
@@ -145,14 +144,15 @@ class Calibration:
             score, config.prevalence[0], self.natural.prevalence[0], temperature
         )
 
-    def halfway(self, probability: np.ndarray) -> np.ndarray:
-        """Move the classes' probabilities to shares halfway between the galaxies' own and equal ones.
+    def at_shares(self, probability: np.ndarray, exponent: float, temperature: float = 1.0) -> np.ndarray:
+        """Move the classes' probabilities to shares in proportion to a power of the galaxies' own.
 
-        Shares in proportion to the square roots of the galaxies' own: logit adjustment after training, with
-        tau = 1/2 (Menon et al. 2021). A rare class is named more readily, and is missed less often.
+        Logit adjustment after training, with tau = 1 - exponent (Menon et al. 2021): at 1 galaxies are as
+        frequent as they are, at 0 all classes are alike, and between the two a rare class is named more
+        readily, and missed less often, than its share says.
         """
-        roots = np.sqrt(self.natural.classes)
-        return shift_class_priors(probability, self.assumed, (roots / roots.sum()).tolist())
+        shares = np.asarray(self.natural.classes) ** exponent
+        return shift_class_priors(probability, self.assumed, (shares / shares.sum()).tolist(), temperature)
 
     def judged(self, rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
         """Return temperatures and calibration errors, before and after, at the validation's shares."""
@@ -198,7 +198,7 @@ def judge(predictions: pa.Table, config: ClassifierConfig) -> tuple[Decision | N
         By split: counts; of the target completeness, purity, F1 and average precision, of the classes
         accuracy, completeness and purity, and calibration, with 95% intervals. The classes are judged as the
         probabilities have them, by the mean of the eight symmetries where there is one, and by that with rare
-        classes named more readily (``morphology_halfway``, see `Calibration.halfway`).
+        classes named more readily (``morphology_halfway``, see `Calibration.at_shares`).
     """
     validation, decision = of_split(predictions, "validation"), None
     calibration = Calibration.of(validation, config)
@@ -221,12 +221,13 @@ def _judge_split(
         "calibration": calibration.judged(rows, config),
         **({"votes": _vote_errors(rows)} if config.votes else {}),
     }
-    true_class, seen = rows["morphology"].to_numpy(), _probabilities(rows)
+    true_class, seen = rows["morphology"].to_numpy(), probabilities(rows)
     if _TURNED in rows.column_names:
         seen = _matrix(rows, _TURNED)
         turned = metrics.classification(true_class, seen, classes.classes)
         judged |= {_TURNED: turned.as_dict(), "text": f"{classes}\nin eight symmetries {turned.headline}"}
-    halfway = metrics.classification(true_class, calibration.halfway(seen), classes.classes)
+    evened = calibration.at_shares(seen, _HALFWAY_EXPONENT)
+    halfway = metrics.classification(true_class, evened, classes.classes)
     judged |= {_HALFWAY: halfway.as_dict(), "text": f"{judged['text']}\nat halfway shares {halfway.headline}"}
     if decision is None:
         return judged
@@ -255,7 +256,7 @@ def _vote_errors(rows: pa.Table) -> dict[str, Any]:
 
 def _class_figures(rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
     """Return macro figures with intervals, and each class's completeness at fixed purity and the reverse."""
-    truth, probability = rows["morphology"].to_numpy(), _probabilities(rows)
+    truth, probability = rows["morphology"].to_numpy(), probabilities(rows)
     figures: dict[str, Any] = {
         "macro_f1_interval": _estimate(metrics.macro_f1, truth, rows["morphology_predicted"].to_numpy()),
         "macro_average_precision": _estimate(metrics.macro_average_precision, truth, probability),
@@ -288,7 +289,7 @@ def figures(predictions: pa.Table, config: ClassifierConfig) -> dict[str, Figure
     truth = rows["morphology"].to_numpy()
     drawn = {
         "confusion.png": confusion_figure(_classes(rows, config)),
-        "class_curves.png": class_curve_figure(truth, _probabilities(rows), config.class_names),
+        "class_curves.png": class_curve_figure(truth, probabilities(rows), config.class_names),
         "reliability.png": calibration.figure(rows, config),
     }
     return drawn | ({"curves.png": curve_figure(by_split)} if config.targets else {})
@@ -303,11 +304,11 @@ def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
 def said(rows: pa.Table) -> Probabilities:
     """Return what a classifier said of galaxies, as its predictions keep it."""
     score = rows["score"].to_numpy()[:, None] if "score" in rows.column_names else np.empty((len(rows), 0))
-    return Probabilities(_probabilities(rows), score.astype(np.float32))
+    return Probabilities(probabilities(rows), score.astype(np.float32))
 
 
-def _probabilities(rows: pa.Table) -> np.ndarray:
-    """Return the classes' probabilities, float32 (n, classes)."""
+def probabilities(rows: pa.Table) -> np.ndarray:
+    """Return the classes' probabilities that a classifier's predictions keep, float32 (n, classes)."""
     return _matrix(rows, "morphology_probability")
 
 

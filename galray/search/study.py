@@ -12,13 +12,16 @@ them go on from has seen images alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
 from galray.classifier.decision import Decision
-from galray.classifier.judging import of_split, read_predictions
+from galray.classifier.judging import Calibration, of_split, probabilities, read_predictions
 from galray.classifier.labelling import label
 from galray.classifier.labels import LABEL_COLUMNS
+from galray.classifier.network import ClassifierConfig, published_settings
 from galray.classifier.train import classify
 from galray.core.cluster import say
 from galray.core.errors import EmptyInputError
@@ -32,13 +35,15 @@ from galray.data.lineage import JUDGED_SPLITS
 from galray.diffusion.synthesize import synthesize
 from galray.diffusion.train import train
 from galray.evaluation.report import FIGURES
-from galray.search.comparison import Judged
+from galray.search.comparison import Judged, macro_f1
 from galray.search.experiment import METHODS, PRESETS, Labels, StudyConfig
 from galray.search.outcome import Outcome, outcome
 from galray.search.settings import Setting, class_names, classes_of, label_of, labelled_ids
 from galray.search.study_report import study_report, table_of
 
 __all__ = ["PRESETS", "StudyConfig", "study"]
+
+_SHARE_EXPONENTS = (1.0, 0.5, 0.0)  # of the classes' shares: the survey's, halfway, equal ones
 
 
 def study(config: StudyConfig) -> Manifest:
@@ -162,25 +167,39 @@ def training_labels(config: StudyConfig) -> pa.Table:
 def read_judged(config: StudyConfig, classifier: Location) -> dict[str, Judged]:
     """Read what a published classifier made of the galaxies of each split that judges."""
     predictions = read_predictions(classifier).sort_by("galaxy_id")
-    threshold = Decision.read(classifier).threshold if config.classify.target else None
-    return {split: judged_rows(of_split(predictions, split), threshold) for split in JUDGED_SPLITS}
+    splits = {split: of_split(predictions, split) for split in JUDGED_SPLITS}
+    if not config.classify.target:
+        return judged_classes(splits, published_settings(classifier))
+    threshold = Decision.read(classifier).threshold
+    return {split: judged_target(rows, threshold) for split, rows in splits.items()}
 
 
-def judged_rows(rows: pa.Table, threshold: float | None) -> Judged:
-    """Return predictions as a study judges them; galaxies of unknown class are left out.
+def judged_classes(splits: Mapping[str, pa.Table], settings: ClassifierConfig) -> dict[str, Judged]:
+    """Return what a classifier names, at those class shares of which validation galaxies gain most.
+
+    How likely a class is before its galaxy is seen, a method of balancing decides along the way; here all
+    methods choose it alike, calibrated on validation galaxies: as in the survey, equal, or halfway.
 
     Parameters
     ----------
-    rows : pyarrow.Table
-        As a classifier publishes them.
-    threshold : float or None
-        Of the rare target; None where classes are told apart.
+    splits : mapping of str to pyarrow.Table
+        By split, as classifiers publish their predictions; galaxies of unknown class are left out.
+    settings : ClassifierConfig
     """
-    if threshold is None:
-        names = ("galaxy_id", "morphology", "morphology_predicted")
-        ids, classes, predicted = (rows[name].to_numpy() for name in names)
+    calibration = Calibration.of(splits["validation"], settings)
+
+    def named(rows: pa.Table, exponent: float) -> Judged:
+        ids, classes = (rows[name].to_numpy() for name in ("galaxy_id", "morphology"))
+        seen = calibration.at_shares(probabilities(rows), exponent, calibration.class_temperature)
         known = classes >= 0
-        return Judged(ids[known], classes[known], predicted[known], None, len(class_names("")))
+        return Judged(ids[known], classes[known], seen.argmax(axis=1)[known], None, len(settings.classes))
+
+    best = max(_SHARE_EXPONENTS, key=lambda exponent: macro_f1(named(splits["validation"], exponent)))
+    return {split: named(rows, best) for split, rows in splits.items()}
+
+
+def judged_target(rows: pa.Table, threshold: float) -> Judged:
+    """Return what a classifier selects as a rare target; galaxies that nobody knows are left out."""
     ids, truth, score = (rows[name].to_numpy() for name in ("galaxy_id", "truth", "score"))
     known, left_out = truth >= 0, (score < threshold).astype(np.int64)
     is_other = (truth != 1).astype(np.int64)

@@ -87,7 +87,7 @@ def test_without_a_galaxy_of_the_target_only_painted_ones_can_teach() -> None:
     one_class = replace(labels(10), counts={"dust_lane_early_type": 0, "other": 900})
     assert config.possible(one_class) == [AUGMENTED]
     able = StudyConfig().possible(one_class)
-    assert able == [AUGMENTED, "augmented-logit-adjustment", "augmented-self-training"]
+    assert able == [AUGMENTED, "augmented-class-balanced", "augmented-self-training"]
     assert config.possible(labels(10, rare=0)) == [REAL_ONLY, AUGMENTED]
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from galray.classifier.network import ClassifierConfig
 from galray.search.comparison import Judged
 from galray.search.experiment import REAL_ONLY, StudyConfig
 from galray.search.outcome import Outcome, outcome
 from galray.search.settings import Setting
-from galray.search.study import judged_rows
+from galray.search.study import judged_classes, judged_target
 from galray.search.study_report import study_report, table_of
 
 TRUTH = np.arange(600) % 5
@@ -59,17 +60,42 @@ def test_a_kind_that_could_not_learn_is_told() -> None:
     assert table_of([found])["method"].tolist() == ["augmented"]
 
 
-def test_predictions_of_classes_and_of_a_target_are_judged_alike() -> None:
-    rows = pa.table(
-        {
-            "galaxy_id": [1, 2, 3],
-            "morphology": [4, -1, 0],
-            "morphology_predicted": [4, 0, 1],
-            "truth": pa.array([1, 0, -1], pa.int8()),
-            "score": [0.9, 0.6, 0.1],
-        }
+def of_classes(truth: list[int], of_rare: list[float]) -> pa.Table:
+    """Return predictions of two of the five classes: how likely the rare one, 1, is."""
+    probability = np.full((len(truth), 5), 1e-6)
+    probability[:, 1] = of_rare
+    probability[:, 0] = 1 - probability[:, 1:].sum(axis=1)
+    cells = pa.FixedSizeListArray.from_arrays(probability.astype(np.float32).ravel(), 5)
+    return pa.table({"galaxy_id": range(len(truth)), "morphology": truth, "morphology_probability": cells})
+
+
+@pytest.mark.parametrize("assumed", [0.2, 0.5, 0.8], ids=str)
+def test_classes_are_named_at_the_shares_that_validation_likes_best(assumed: float) -> None:
+    """One galaxy in five is rare; however often its training saw it, the same galaxies are found.
+
+    At equal shares all that are likelier rare than its share says are named so, and all of them are rare.
+    """
+    truth, evidence = [1, 0, 0, 0, 0] * 20, np.array([1.5, 0.5, 0.4, 0.3, 0.2] * 20)
+    odds = evidence * assumed / (1 - assumed)
+    rows = of_classes(truth, (odds / (1 + odds)).tolist())
+    shares = (1 - assumed, assumed, 1e-6, 1e-6, 1e-6)
+    judged = judged_classes(
+        {"validation": rows, "test": rows.slice(5)}, ClassifierConfig(targets=(), class_shares=shares)
     )
-    classes = judged_rows(rows, None)
-    assert (classes.galaxy_id.tolist(), classes.predicted.tolist()) == ([1, 3], [4, 1])
-    target = judged_rows(rows, 0.7)
+    assert judged["validation"].predicted.tolist() == truth
+    assert judged["test"].predicted.tolist() == truth[5:]
+    assert judged["test"].galaxy_id[0] == 5
+
+
+def test_galaxies_of_unknown_class_are_not_judged() -> None:
+    rows = of_classes([0, -1, 1], [0.1, 0.2, 0.9])
+    judged = judged_classes({"validation": rows, "test": rows}, ClassifierConfig(targets=()))
+    assert judged["test"].galaxy_id.tolist() == [0, 2]
+
+
+def test_a_target_is_selected_at_its_threshold() -> None:
+    rows = pa.table(
+        {"galaxy_id": [1, 2, 3], "truth": pa.array([1, 0, -1], pa.int8()), "score": [0.9, 0.6, 0.1]}
+    )
+    target = judged_target(rows, 0.7)
     assert (target.truth.tolist(), target.predicted.tolist(), target.classes) == ([0, 1], [0, 1], 2)

@@ -55,7 +55,7 @@ class TrainConfig(JobConfig):
     cache: str = "{root}/cache"
     """Where what the codec sees of the galaxies is kept, for this and later trainings."""
     denoiser: DenoiserConfig = field(default_factory=lambda: DENOISERS["64px"])
-    """Shape of a new network; its size_px is that of the images in any case."""
+    """Shape of a new network; whatever is trained, images are resampled to its size_px."""
     objective: tyro.conf.AvoidSubcommands[FlowMatching | Diffusion] = field(default_factory=FlowMatching)
     """What is learnt: the preset chooses between flow matching and diffusion in steps."""
     start_from: str = ""

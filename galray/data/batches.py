@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -105,17 +106,41 @@ class Emphasise:
 
 
 class VotesOf(NamedTuple):
-    """Real galaxies to ask for more of: ``galaxy_id`` int64 [n], ascending; ``votes`` float32 [n, 37]."""
+    """Real galaxies to ask for more of.
+
+    Attributes
+    ----------
+    galaxy_id : ndarray of int64, shape (n,)
+        Ascending.
+    votes : ndarray of float32, shape (n, 37)
+    images : tuple of bytes
+        n of them as they are stored, or none where votes are all that is asked for.
+    """
 
     galaxy_id: np.ndarray
     votes: np.ndarray
+    images: tuple[bytes, ...] = ()
+
+    def with_images(self, location: Location, most: int, seed: int) -> VotesOf:
+        """Return at most so many of them, drawn by chance, with their images."""
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.galaxy_id))[:most])
+        few = self.galaxy_id[drawn]
+        rows = read_galaxies(location, "train", ("galaxy_id", "image")).map_batches(
+            partial(_among, galaxy_id=few), batch_format="pyarrow"
+        )
+        images = whole_table(rows).sort_by("galaxy_id")["image"].to_pylist()
+        return VotesOf(few, self.votes[drawn], tuple(images))
 
 
-def votes_of_class(location: Location, label: str) -> VotesOf:
+def _among(galaxies: pa.Table, galaxy_id: np.ndarray) -> pa.Table:
+    return galaxies.filter(np.isin(galaxies["galaxy_id"].to_numpy(), galaxy_id))
+
+
+def votes_of_class(location: Location, label: str, labelled: Labelled | None = None) -> VotesOf:
     """Return what is known of the training galaxies of one class, in all its variety.
 
     Those are of the class that are labelled so; where none is, those whose volunteers gave all
-    answers that the label implies.
+    answers that the label implies. Where `labelled` is given, what is known is what it allows and gives.
 
     Raises
     ------
@@ -123,12 +148,12 @@ def votes_of_class(location: Location, label: str) -> VotesOf:
         There is none, or nothing that a denoiser could be asked for is known of them.
     """
     columns = ("galaxy_id", "votes", "classifications", "label")
-    found = read_galaxies(location, "train", columns).map_batches(
+    found = read_galaxies(location, "train", columns, labelled=labelled).map_batches(
         _OfClass(label).__call__, batch_format="pyarrow"
     )
     table = whole_table(found).sort_by("galaxy_id")
-    labelled = _labelled(table, label)
-    table = table.filter(labelled) if labelled.any() else table
+    of_label = _labelled(table, label)
+    table = table.filter(of_label) if of_label.any() else table
     votes = condition_votes(table)
     if np.isnan(votes).all():
         known = ", ".join(LABEL_ANSWERS)

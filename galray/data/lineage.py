@@ -34,8 +34,12 @@ def refuse_seen(manifests: Mapping[str, Manifest], splits: Sequence[str], judged
 
 def trained_on(parents: Mapping[str, str], labelled: Labelled | None) -> dict[str, Any]:
     """Return the lineage of a model that was trained on training splits: what it has seen, and known."""
-    seen = {"trained_on": dict(parents), "splits": ["train"]}
-    return seen | ({"labelled": labelled.truth} if labelled and labelled.truth else {})
+    return {"trained_on": dict(parents), **seen_in_training(labelled)}
+
+
+def seen_in_training(labelled: Labelled | None) -> dict[str, Any]:
+    """Return the lineage of what has been made with training galaxies: their split, and whose labels."""
+    return {"splits": ["train"]} | ({"labelled": labelled.truth} if labelled and labelled.truth else {})
 
 
 def refuse_other_labels(manifests: Mapping[str, Manifest], labelled: Labelled | None, learner: str) -> None:

@@ -15,7 +15,8 @@ from galray.core.manifest import Manifest
 from galray.core.schema import ANSWER_NAMES, GALAXY_SCHEMA
 from galray.core.storage import Location
 from galray.data.batches import VotesOf
-from galray.data.images import encode_jpeg
+from galray.data.images import decode_rgb, encode_jpeg, resize
+from galray.diffusion.codec import N_ORIENTATIONS, oriented
 from galray.diffusion.conditions import Condition, condition
 from galray.diffusion.pipeline import open_published
 from galray.diffusion.recipes import Plan, Request
@@ -44,7 +45,7 @@ class Asked:
     outline : Condition or None
         What is asked for before that, where the request has one.
     real : VotesOf or None
-        Real galaxies whose votes fill what `fixed` leaves open.
+        Real galaxies whose votes fill what `fixed` leaves open, and of which variations are painted.
     order : ndarray of int64
         Which real galaxy comes next: all of them once, in a random order, before any comes again.
     """
@@ -73,6 +74,13 @@ class Asked:
         """Return the votes that the galaxy painted is meant to have: what is asked of it, early or late."""
         votes = self.condition(place).votes
         return _filled(votes, self.outline.votes) if self.outline else votes
+
+    def image(self, place: int, size_px: int) -> torch.Tensor:
+        """Return the real galaxy to vary, uint8 [size_px, size_px, 3]; when it comes again, turned."""
+        assert self.real is not None
+        image = torch.from_numpy(resize(decode_rgb(self.real.images[self._next(place)]), size_px))
+        turned = place // len(self.order) % N_ORIENTATIONS
+        return oriented(image[None], torch.tensor([turned]))[0]
 
     def provenance(self, place: int) -> dict[str, Any]:
         """Return where a galaxy's condition comes from; the votes themselves are a column of its row."""
@@ -129,6 +137,7 @@ class Paint:
                 *_stacked(conditions),
                 outline=self._outline([request for request, _ in chosen], conditions),
                 seeds=seeds,
+                start=self._start(chosen) if sampling["start_time"] < 1 else None,
                 **sampling,
             )
         how = {"model": self._model, "bfloat16": self._compute.bfloat16, **sampling}
@@ -137,6 +146,11 @@ class Paint:
             for (request, place), image, seed in zip(chosen, images, seeds, strict=True)
         ]
         return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
+
+    def _start(self, chosen: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the images to vary, uint8 [B, H, W, 3]."""
+        size_px = self._pipeline.codec.size_px
+        return torch.stack([self._asked[request].image(place, size_px) for request, place in chosen]).numpy()
 
     def _outline(self, requests: Sequence[int], conditions: Sequence[Condition]) -> Condition | None:
         """Return what is asked of a batch first; None where that is what is asked anyway."""

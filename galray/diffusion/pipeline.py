@@ -118,6 +118,8 @@ class GalaxyPipeline(DiffusionPipeline):
         outline: Condition | None = None,
         outline_until: float = OUTLINE_UNTIL,
         sampler: str = "unipc",
+        start: np.ndarray | None = None,
+        start_time: float = 1.0,
     ) -> np.ndarray:
         """Paint one galaxy for each row of votes.
 
@@ -137,6 +139,10 @@ class GalaxyPipeline(DiffusionPipeline):
         outline_until : float
         sampler : str
             One of ``sampler.SAMPLERS``.
+        start : ndarray of uint8, shape (B, H, W, 3), optional
+            Images to vary, of the codec's size, instead of painting from noise alone.
+        start_time : float
+            How far noise hides them first: 0 not at all, 1 wholly; see `sampler.sample`.
 
         Returns
         -------
@@ -162,6 +168,8 @@ class GalaxyPipeline(DiffusionPipeline):
                 guidance=Guidance(guidance_scale, guidance_interval, guidance_rescale),
                 outline=self._encoded(*outline) if outline else None,
                 outline_until=outline_until,
+                start=None if start is None else self.codec.encode(torch.from_numpy(start).to(self.device)),
+                start_time=start_time,
             )
             return to_uint8(self.codec.decode(latents)).cpu().numpy()
 

@@ -9,6 +9,9 @@ A recipe file is a list of requests. What a request does not say, the job's opti
     - label: spiral
       votes_of: spiral   # votes as real spirals have them, in their variety
       count: 200
+    - label: cigar_shaped_smooth
+      votes_of: cigar_shaped_smooth   # variations of real cigars,
+      start_time: 0.85                # begun from each when noise hides most of it
     - label: dust_lane_early_type
       outline: {smooth: 0.8, in_between: 0.8}   # first this alone, then the answers alone:
       answers: {odd: 0.4, dust_lane: 0.7}       # for what training never saw together
@@ -48,6 +51,9 @@ class Sampling:
     """0 to 1: how far to bring guided images back to the contrast of unguided ones."""
     outline_until: float = OUTLINE_UNTIL
     """Time, 0 a galaxy and 1 noise, until which a request's outline is asked for, where it has one."""
+    start_time: float = 1.0
+    """Below 1, requests with votes_of begin from those very galaxies, hidden by so much noise, 0 none and 1
+    all: variations of them, the nearer the less."""
     num_steps: int = 20
     sampler: str = "unipc"
 
@@ -58,6 +64,8 @@ class Sampling:
                 f"No sampler is named {self.sampler!r}{nearest(self.sampler, SAMPLERS)}. "
                 f"Use one of {', '.join(SAMPLERS)}."
             )
+        if not 0 < self.start_time <= 1:
+            raise ConfigError(f"start_time is {self.start_time}; give a time above 0, and 1 for noise alone.")
         if not 0 <= self.outline_until <= 1:
             raise ConfigError(f"outline_until is {self.outline_until}; give a time between 0 and 1.")
         if self.num_steps < 1:
@@ -83,7 +91,7 @@ class Request:
         better wins; asked for one after the other, they meet.
     count : int or None
         How many galaxies. None: a share of the job's own count.
-    guidance_scale, guidance_interval, guidance_rescale, outline_until, num_steps, sampler
+    guidance_scale, guidance_interval, guidance_rescale, outline_until, start_time, num_steps, sampler
         See `Sampling`. None: the job's own.
 
     Raises
@@ -101,6 +109,7 @@ class Request:
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
     outline_until: float | None = None
+    start_time: float | None = None
     num_steps: int | None = None
     sampler: str | None = None
 
@@ -144,6 +153,7 @@ RECIPES: dict[str, tuple[Request, ...]] = {
         Request("dust_lane_early_type", _early(shape)) for shape in ("completely_round", "in_between")
     ),
     "gz5": tuple(map(_certain, _GZ5)),
+    "gz5_as_real": tuple(Request(label, votes_of=label) for label in _GZ5),
     "one_of_each": (
         Request("completely_round_smooth", {"smooth": 0.9, "completely_round": 0.9, "not_odd": 0.95}),
         Request("in_between_smooth", {"smooth": 0.9, "in_between": 0.9, "not_odd": 0.95}),
@@ -245,7 +255,14 @@ class Plan:
         open_requests = [i for i, request in enumerate(requests) if request.count is None]
         share = {i: (count + n) // len(open_requests) for n, i in enumerate(reversed(open_requests))}
         counts = tuple(share[i] if r.count is None else r.count for i, r in enumerate(requests))
-        return cls(tuple(requests), counts, tuple(request.sampling(default) for request in requests), seed)
+        samplings = tuple(request.sampling(default) for request in requests)
+        for request, sampling in zip(requests, samplings, strict=True):
+            if sampling.start_time < 1 and not request.votes_of:
+                raise ConfigError(
+                    f"{request.label}: start_time {sampling.start_time:g} begins from real galaxies, and "
+                    "votes_of must say of which label. Give it, or leave start_time at 1."
+                )
+        return cls(tuple(requests), counts, samplings, seed)
 
     @property
     def total(self) -> int:

@@ -47,7 +47,7 @@ class Guidance:
     Attributes
     ----------
     scale : float
-        s; 1 is the plain conditional prediction, at half the cost, and 0 the unconditional one.
+        s; at half the cost, 1 is the plain conditional prediction and 0 the unconditional one.
     interval : tuple of float
         (low, high) times t within which to guide; outside, the plain conditional prediction is taken.
         Guiding in the middle only keeps diversity (Kynkäänniemi et al. 2024, arXiv:2404.07724).
@@ -138,6 +138,8 @@ def guided(
     """
     if not guidance.applies(float(t)):
         return predict(latents, t.expand(len(latents)), conditional)
+    if guidance.scale == 0:
+        return predict(latents, t.expand(len(latents)), unconditional)
     both = ConditionTokens(*(torch.cat(pair) for pair in zip(unconditional, conditional, strict=True)))
     prediction = predict(torch.cat([latents, latents]), t.expand(2 * len(latents)), both)
     without, asked = prediction.float().chunk(2)
@@ -158,8 +160,10 @@ def sample(
     guidance: Guidance,
     outline: ConditionTokens | None = None,
     outline_until: float = OUTLINE_UNTIL,
+    start: Tensor | None = None,
+    start_time: float = 1.0,
 ) -> Tensor:
-    """Go from noise at t = 1 to latents at t = 0.
+    """Go from noise at t = 1 to latents at t = 0, or from latents that noise has hidden in part.
 
     Parameters
     ----------
@@ -181,6 +185,11 @@ def sample(
         Of B galaxies: takes the place of `conditional` at times above `outline_until`, while noise hides all
         but a galaxy's outline.
     outline_until : float
+    start : Tensor of float32, shape (B, C, h, w), optional
+        Latents to vary: noise is added to them, and sampling begins there (SDEdit, Meng et al. 2022,
+        arXiv:2108.01073, algorithm 1).
+    start_time : float
+        Where: at the first of the steps' times that is no later; the steps before it are left out.
 
     Returns
     -------
@@ -189,7 +198,7 @@ def sample(
     Raises
     ------
     ConfigError
-        `num_steps` is below 1, or above the timesteps that there are.
+        `num_steps` is below 1, or above the timesteps that there are, or no step is as early as `start_time`.
     """
     most = scheduler.config["num_train_timesteps"]
     if not 1 <= num_steps <= most:
@@ -200,16 +209,34 @@ def sample(
     generators = generators_of_seeds(seeds)
     latents = randn_tensor((len(generators), *latent_shape), generator=generators, device=device)
     scheduler.set_timesteps(num_steps, device=device)
-    scheduler.set_begin_index(0)  # it would look for the first among timesteps that it has rounded
-    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    times = _times(scheduler)
+    first = 0 if start is None else _first(times, start_time)
+    scheduler.set_begin_index(first)  # it would look for it among timesteps that it has rounded
+    if start is None:
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    elif is_flow(scheduler):
+        latents = (1 - times[first]) * start + times[first] * latents
+    else:
+        latents = scheduler.add_noise(start, latents, scheduler.timesteps[first].expand(len(start)))
     draws_noise = "generator" in signature(scheduler.step).parameters
     noise = {"generator": generators} if draws_noise else {}
-    for t, timestep in zip(_times(scheduler), scheduler.timesteps, strict=True):
+    for t, timestep in zip(times[first:], scheduler.timesteps[first:], strict=True):
         seen = latents if is_flow(scheduler) else scheduler.scale_model_input(latents, timestep)
         asked = conditional if outline is None or float(t) <= outline_until else outline
         prediction = guided(predict, seen, t.to(device), asked, unconditional, guidance)
         latents = scheduler.step(prediction.float(), timestep, latents, return_dict=False, **noise)[0]
     return latents
+
+
+def _first(times: Tensor, start_time: float) -> int:
+    """Return the first of the steps, whose times descend, that is no later than `start_time`."""
+    first = int((times > start_time).sum())
+    if first == len(times):
+        raise ConfigError(
+            f"start_time={start_time}: the last of {len(times)} steps begins at {float(times[-1]):.2f}, and "
+            "nothing would be painted. Give a later time, or more steps."
+        )
+    return first
 
 
 def _times(scheduler: Any) -> Tensor:

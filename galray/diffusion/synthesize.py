@@ -9,6 +9,7 @@ the same kind of processor, it does not, whatever the number of workers.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from galray.core.schema import GALAXY_SCHEMA
 from galray.core.tracking import track
 from galray.core.units import UNIT, forget_units, write_units
 from galray.data.batches import VotesOf, votes_of_class
+from galray.data.labelled import Labelled
+from galray.data.lineage import seen_in_training
 from galray.diffusion.conditions import condition
 from galray.diffusion.painting import Compute, Paint
 from galray.diffusion.pipeline import GalaxyPipeline
@@ -51,6 +54,8 @@ class SynthesizeConfig(Sampling, JobConfig):
     """The label of what --answers paints."""
     galaxies: str = "{root}/galaxies"
     """Published galaxies, for requests with votes_of: their training split is asked for more like it."""
+    labelled: str = ""
+    """Table of the galaxy_ids whose labels and votes may be used for that, as of train; empty for all."""
     condition_weight: float = 1.0
     """Weight of every answer asked for that has none of its own; above 1 strengthens it."""
     count: int = 1000
@@ -124,7 +129,8 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
         say(f"synthesize: {output.uri} stands with {done.counts['rows_out']} galaxies")
         return done
     plan, compute = config.plan(), config.compute()
-    parents = _parents(config, plan)
+    labelled = Labelled.read(config.location(config.labelled)) if config.labelled else None
+    parents = _parents(config, plan, labelled)
     with (
         track("synthesize", config) as run,
         publish(output, "synthetic", config.resolved(), parents) as publication,
@@ -133,7 +139,7 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
         write_units(
             pa.Table.from_pylist([{UNIT: i, "first": a, "end": b} for i, (a, b) in enumerate(batches)]),
             Paint,
-            (plan, compute, _real_votes(config, plan), config.location(config.denoiser)),
+            (plan, compute, _real_votes(config, plan, labelled), config.location(config.denoiser)),
             publication,
             GALAXY_SCHEMA,
             plan={**asdict(plan), **asdict(compute), "batch_size": config.batch_size, "parents": parents},
@@ -142,28 +148,36 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
             num_gpus=1 if config.scaling.use_gpu else 0,
         )
         publication.lineage |= {"requests": [asdict(request) for request in plan.requests]}
-        publication.lineage |= {"splits": ["train"]} if _asks_for_real_votes(plan) else {}
+        publication.lineage |= seen_in_training(labelled) if _asks_for_real_votes(plan) else {}
         run.metrics(publication.counts)
     forget_units(output)
     say(f"synthesize: {publication.counts['rows_out']} galaxies -> {output.uri}")
     return Manifest.read(output)
 
 
-def _parents(config: SynthesizeConfig, plan: Plan) -> dict[str, str]:
+def _parents(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> dict[str, str]:
     places = {config.location(config.denoiser): "denoiser"}
     if _asks_for_real_votes(plan):
         places[config.location(config.galaxies)] = "galaxies"
-    return {place.uri: Manifest.read(place, kind).fingerprint for place, kind in places.items()}
+    parents = {place.uri: Manifest.read(place, kind).fingerprint for place, kind in places.items()}
+    return parents | dict(labelled.parents if labelled else {})
 
 
 def _asks_for_real_votes(plan: Plan) -> bool:
     return any(request.votes_of for request in plan.requests)
 
 
-def _real_votes(config: SynthesizeConfig, plan: Plan) -> dict[str, VotesOf]:
+def _real_votes(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> dict[str, VotesOf]:
+    """Return the real galaxies to ask for more of, by label; with their images where those are varied."""
     galaxies = config.location(config.galaxies)
-    labels = {request.votes_of for request in plan.requests} - {""}
-    return {label: votes_of_class(galaxies, label) for label in sorted(labels)}
+    varied: Counter[str] = Counter()
+    for request, sampling, count in zip(plan.requests, plan.samplings, plan.counts, strict=True):
+        varied[request.votes_of] += count if sampling.start_time < 1 else 0
+    found = {label: votes_of_class(galaxies, label, labelled) for label in sorted(set(varied) - {""})}
+    return {
+        label: real.with_images(galaxies, varied[label], config.seed) if varied[label] else real
+        for label, real in found.items()
+    }
 
 
 def paint_grid(
@@ -197,6 +211,10 @@ PRESETS = {
         "the five classes of the clean sample, asked for as training shows them",
         # Guided at times above 0.85 too, where brightness is settled, round galaxies came out 8% too bright.
         SynthesizeConfig(recipe="gz5", guidance_interval=(0.2, 0.85)),
+    ),
+    "variations": Preset(
+        "variations of real galaxies of the five classes, by a denoiser that need not know the classes",
+        SynthesizeConfig(recipe="gz5_as_real", start_time=0.85, guidance_scale=0.0),
     ),
     "debug": Preset("a few galaxies, in seconds", SynthesizeConfig(count=24, num_steps=4, batch_size=8)),
 }

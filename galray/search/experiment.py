@@ -21,6 +21,12 @@ from galray.search.settings import Setting, class_names, emphasis
 Step = TypeVar("Step", TrainConfig, LabelConfig, SynthesizeConfig, ClassifyConfig)
 
 
+PAINTED = "synthetic"
+"""Galaxies painted from noise, by a denoiser that has learnt what labels there are."""
+VARIATIONS = "variations"
+"""Labelled galaxies, half hidden by noise and painted anew by a denoiser that knows no label."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to learn from few labels.
@@ -30,8 +36,8 @@ class Method:
     title : str
     options : mapping
         Of the classifier's job, where they differ from the study's.
-    augmented : bool
-        Learns from synthetic galaxies too; the others are the baselines.
+    synthetic : str
+        The synthetic galaxies that it learns from too, `PAINTED` or `VARIATIONS`; the baselines have none.
     teacher : str
         The method whose confident answers label the unlabelled galaxies; none where they stay out.
     approver : str
@@ -40,9 +46,13 @@ class Method:
 
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    augmented: bool = False
+    synthetic: str = ""
     teacher: str = ""
     approver: str = ""
+
+    @property
+    def augmented(self) -> bool:
+        return bool(self.synthetic)
 
     @property
     def advisers(self) -> tuple[str, ...]:
@@ -58,15 +68,21 @@ METHODS: dict[str, Method] = {
     "focal": Method("focal loss", {"loss": "focal"}),
     "logit-adjustment": Method("logit adjustment", {"balance": "logit-adjustment"}),
     SELF_TRAINING: Method("self-training on unlabelled galaxies", teacher=REAL_ONLY),
-    AUGMENTED: Method("synthetic galaxies", augmented=True),
+    AUGMENTED: Method("synthetic galaxies", synthetic=PAINTED),
     "augmented-class-balanced": Method(
-        "synthetic galaxies, class-balanced sampling", {"balance": "class-balanced"}, augmented=True
+        "synthetic galaxies, class-balanced sampling", {"balance": "class-balanced"}, synthetic=PAINTED
     ),
     "augmented-approved": Method(
-        "synthetic galaxies that self-training recognises", augmented=True, approver=SELF_TRAINING
+        "synthetic galaxies that self-training recognises", synthetic=PAINTED, approver=SELF_TRAINING
+    ),
+    "augmented-variations": Method("variations of real galaxies", synthetic=VARIATIONS),
+    "augmented-variations-self-training": Method(
+        "variations, self-training on unlabelled galaxies",
+        synthetic=VARIATIONS,
+        teacher="augmented-variations",
     ),
     "augmented-self-training": Method(
-        "synthetic galaxies, self-training on unlabelled ones", augmented=True, teacher=AUGMENTED
+        "synthetic galaxies, self-training on unlabelled ones", synthetic=PAINTED, teacher=AUGMENTED
     ),
 }
 
@@ -129,6 +145,7 @@ class StudyConfig(JobConfig):
     """The method of real galaxies whose confident answers the denoiser learns as labels; empty for none."""
     label: LabelConfig = field(default_factory=LabelConfig)
     synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
+    vary: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["variations"].config)
     classify: ClassifyConfig = field(
         # As in a survey, for teachers: where a few of each class are known, equal shares make one galaxy in
         # five a cigar, and most of what is then taken for one is something else.
@@ -218,14 +235,24 @@ class StudyConfig(JobConfig):
         return self._step(
             self.synthesize,
             denoiser=f"{self.place(labels)}/denoiser",
-            output=f"{self.place(labels)}/synthetic",
+            output=f"{self.place(labels)}/{PAINTED}",
             seed=labels.seed,
+        )
+
+    def varying(self, labels: Labels) -> SynthesizeConfig:
+        """Return how variations of the galaxies of one setting and seed are painted."""
+        return self._step(
+            self.vary,
+            denoiser=self.pretraining().output,
+            output=f"{self.place(labels)}/{VARIATIONS}",
+            seed=labels.seed,
+            **labels.option,
         )
 
     def classification(self, labels: Labels, name: str) -> ClassifyConfig:
         """Return how one method's classifier is trained."""
         method, place = METHODS[name], self.place(labels)
-        sources = {"synthetic": f"{place}/synthetic"} if method.augmented else {}
+        sources = {"synthetic": f"{place}/{method.synthetic}"} if method.augmented else {}
         sources |= {"approved_by": f"{place}/{method.approver}"} if method.approver else {}
         return self._step(
             self.classify,
@@ -252,12 +279,12 @@ class StudyConfig(JobConfig):
         }
 
     def possible(self, labels: Labels) -> list[str]:
-        """Return the methods that can learn: with labels of one class, only those with synthetic galaxies."""
+        """Return the methods that can learn: with labels of one class, only from what asking can paint."""
         if sum(count > 0 for count in labels.counts.values()) > 1:
             return list(self.methods)
         able: list[str] = []
         for name in self.methods:
-            if METHODS[name].augmented and set(METHODS[name].advisers) <= set(able):
+            if METHODS[name].synthetic == PAINTED and set(METHODS[name].advisers) <= set(able):
                 able.append(name)
         return able
 
@@ -299,6 +326,7 @@ PRESETS = {
             pretrain=replace(_32PX, steps=3000),
             finetune=replace(_32PX, steps=600),
             synthesize=replace(_GZ5.synthesize, count=1500, num_steps=15),
+            vary=replace(_GZ5.vary, count=1500),
             classify=replace(_GZ5.classify, size_px=32),
             galaxies_shown=50_000,
         ),
@@ -308,6 +336,7 @@ PRESETS = {
         "--mock.dust-lane-fraction-early 0.002, and ingest it",
         StudyConfig(
             settings=tuple(f"dust_lane_early_type:{count}" for count in (0, 10, 40)),
+            methods=tuple(name for name, method in METHODS.items() if method.synthetic != VARIATIONS),
             synthesize=SYNTHESES["dust-lanes"].config,
             classify=CLASSIFIERS["laptop"].config,
             galaxies_shown=800_000,

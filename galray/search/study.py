@@ -33,10 +33,10 @@ from galray.data.batches import read_galaxies
 from galray.data.labelled import LIST_FILE
 from galray.data.lineage import JUDGED_SPLITS
 from galray.diffusion.synthesize import synthesize
-from galray.diffusion.train import train
+from galray.diffusion.train import TrainConfig, train
 from galray.evaluation.report import FIGURES
 from galray.search.comparison import Judged, macro_f1
-from galray.search.experiment import METHODS, PRESETS, Labels, StudyConfig
+from galray.search.experiment import METHODS, PAINTED, PRESETS, VARIATIONS, Labels, StudyConfig
 from galray.search.outcome import Outcome, outcome
 from galray.search.settings import Setting, class_names, classes_of, label_of, labelled_ids
 from galray.search.study_report import study_report, table_of
@@ -105,13 +105,22 @@ def run_seed(config: StudyConfig, labels: Labels) -> dict[str, Location]:
         [name for name in methods if METHODS[name].augmented is kind] for kind in (False, True)
     )
     trained = {name: teach(config, labels, name) for name in real}
-    if augmented:
+    wanted = {METHODS[name].synthetic for name in augmented}
+    if wanted:
+        learn_to_paint(config, config.pretraining())
+    if VARIATIONS in wanted:
+        synthesize(config.varying(labels))
+    if PAINTED in wanted:
         teacher = config.denoiser_teacher if config.denoiser_teacher in real else ""
-        for training in (config.pretraining(), config.finetuning(labels_with(config, labels, teacher))):
-            train(training)
-            config.location(training.cache).delete()  # each has its own, of all images
+        learn_to_paint(config, config.finetuning(labels_with(config, labels, teacher)))
         synthesize(config.painting(labels))
     return trained | {name: teach(config, labels, name) for name in augmented}
+
+
+def learn_to_paint(config: StudyConfig, training: TrainConfig) -> None:
+    """Train a denoiser; its cache, of all images, goes, for each has its own."""
+    train(training)
+    config.location(training.cache).delete()
 
 
 def teach(config: StudyConfig, labels: Labels, name: str) -> Location:

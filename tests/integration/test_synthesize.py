@@ -21,11 +21,14 @@ from ray import cloudpickle
 
 from galray.core import units
 from galray.core.cluster import Scaling
-from galray.core.errors import EmptyInputError, PublishError
-from galray.core.manifest import Manifest, publish, standing, write_parquet
+from galray.core.errors import EmptyInputError, LineageError, PublishError
+from galray.core.manifest import Manifest, ancestry, publish, standing, write_parquet
 from galray.core.schema import GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import open_location
 from galray.data.batches import votes_of_class
+from galray.data.images import encode_png
+from galray.data.labelled import Labelled
+from galray.data.lineage import refuse_other_labels
 from galray.diffusion.denoiser import DenoiserConfig, build_denoiser
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.synthesize import SynthesizeConfig, synthesize
@@ -80,7 +83,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def publish_galaxies(root: Path) -> None:
     """Four training spirals with votes of their own, one in the test split, and an early type."""
     place, votes = open_location(str(root / "galaxies")), np.random.default_rng(0).random((6, N_ANSWERS))
-    base = {"survey": "x", "image": b"", "height": 8, "width": 8, "source": "real", "provenance": "{}"}
+    image = encode_png(np.zeros((8, 8, 3), np.uint8))
+    base = {"survey": "x", "image": image, "height": 8, "width": 8, "source": "real", "provenance": "{}"}
     rows = [
         base
         | {"galaxy_id": 100 + i, "votes": votes[i].tolist()}
@@ -148,6 +152,26 @@ def test_votes_of_a_class_come_from_training_galaxies_alone(root):
     assert votes_of_class(galaxies, "spiral").galaxy_id.tolist() == [100, 101, 102, 103]
     with pytest.raises(EmptyInputError, match=r"0 training galaxies are 'spirals' .*did you mean 'spiral'"):
         votes_of_class(galaxies, "spirals")
+
+
+def test_variations_are_of_the_galaxies_whose_labels_may_be_used(root):
+    """Of two spirals that are listed, each as often; who may know other labels must not learn from them."""
+    table, config = root / "list.csv", config_of(root, "varied")
+    table.write_text("galaxy_id\n101\n103\n")
+    asked = replace(config, recipe="gz5_as_real", labelled=str(table), start_time=0.95, guidance_scale=0.0)
+    with pytest.raises(EmptyInputError, match="completely_round_smooth"):
+        synthesize(replace(asked, output=str(root / "none-known")))
+    (root / "spirals.yaml").write_text("- {label: spiral, votes_of: spiral}\n")
+    synthesize(replace(asked, recipe=str(root / "spirals.yaml"), count=4))
+    varied, labelled = open_location(str(root / "varied")), Labelled.read(open_location(str(table)))
+    rows = pads.dataset(Manifest.read(varied).paths(varied, "shards")).to_table()
+    donors = [json.loads(text)["votes_of_galaxy"] for text in rows["provenance"].to_pylist()]
+    assert sorted(donors) == [101, 101, 103, 103]
+    assert Manifest.read(varied).parents.keys() >= {str(root / "galaxies"), str(table)}
+    refuse_other_labels(ancestry(varied), labelled, "x")
+    table.write_text("galaxy_id\n101\n")
+    with pytest.raises(LineageError, match="has known labels"):
+        refuse_other_labels(ancestry(varied), Labelled.read(open_location(str(table))), "x")
 
 
 @pytest.mark.timeout(600)

@@ -15,7 +15,7 @@ from galray.core.manifest import publish
 from galray.core.schema import ANSWER_INDEX, ANSWER_NAMES, GALAXY_SCHEMA, N_ANSWERS
 from galray.core.storage import Location, open_location
 from galray.data.batches import VotesOf
-from galray.data.images import encode_jpeg
+from galray.data.images import encode_jpeg, encode_png
 from galray.diffusion.painting import Asked, Compute, Paint
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import Plan, Request, Sampling
@@ -108,6 +108,36 @@ def test_a_batch_can_be_painted_again_from_its_rows(published, bfloat16):
             sampler=told[0]["sampler"],
         )
     assert [encode_jpeg(image) for image in images] == [row["image"] for row in rows]
+
+
+def test_variations_begin_from_real_galaxies_each_in_turn_and_turned(real):
+    noise = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), np.uint8)
+    asked = Asked.of(
+        Request("x", votes_of="x"), real._replace(images=tuple(encode_png(one) for one in noise)), [0]
+    )
+    images = [asked.image(place, 8).numpy() for place in range(27)]
+    for place in range(3):
+        donor = asked.provenance(place)["votes_of_galaxy"] - 11
+        assert_array_equal(images[place], noise[donor])
+        assert_array_equal(images[place + 24], noise[donor])
+        turned = {image.tobytes() for image in images[place:24:3]}
+        assert len(turned) == 8
+        assert noise[donor].transpose(1, 0, 2).tobytes() in turned
+
+
+def test_what_is_varied_shows_and_is_told(published):
+    def varied(level: int) -> list[dict]:
+        image = encode_png(np.full((8, 8, 3), level, np.uint8))
+        plan = Plan.of([Request("x", votes_of="x", start_time=0.9)], 2, SAMPLING, seed=3)
+        votes = VotesOf(np.array([5]), np.full((1, N_ANSWERS), 0.5, np.float32), (image,))
+        return Paint(plan, Compute("cpu", 1, False), {"x": votes}, published)(
+            {"first": 0, "end": 2}
+        ).to_pylist()
+
+    black, grey = varied(0), varied(200)
+    assert black[0]["image"] != grey[0]["image"]
+    told = json.loads(grey[0]["provenance"])
+    assert (told["start_time"], told["votes_of_galaxy"]) == (0.9, 5)
 
 
 def test_the_outline_is_asked_for_first(published):

@@ -121,6 +121,15 @@ def test_gz5_is_asked_for_as_it_was_trained():
     assert len(RECIPES["gz5"]) == 5
 
 
+def test_variations_need_real_galaxies():
+    with pytest.raises(ConfigError, match=r"spiral: start_time 0\.8 .* votes_of must say of which label"):
+        Plan.of([Request("spiral", {"spiral": 1.0}, start_time=0.8)], 5, Sampling(), seed=0)
+    plan = Plan.of([Request("spiral", votes_of="spiral")], 5, Sampling(start_time=0.8), seed=0)
+    assert plan.samplings[0].start_time == 0.8
+    with pytest.raises(ConfigError, match="start_time is 0"):
+        Sampling(start_time=0)
+
+
 def test_counts_are_exact_and_the_rest_is_shared():
     one, two, fixed = (Request("x", {"smooth": 1}, count=count) for count in (None, None, 4))
     assert plan_of(one, fixed, two, count=7).counts == (4, 4, 3)

@@ -49,7 +49,14 @@ def best_predictor(objective: Objective, mean: float, std: float) -> Predict:
 
 
 def paint(
-    kind: str, sampler: str, seeds: range, mean: float = 0.0, std: float = 1.0, num_steps: int = 20
+    kind: str,
+    sampler: str,
+    seeds: range,
+    mean: float = 0.0,
+    std: float = 1.0,
+    num_steps: int = 20,
+    start: torch.Tensor | None = None,
+    start_time: float = 1.0,
 ) -> torch.Tensor:
     objective = OBJECTIVES[kind]
     return sample(
@@ -61,7 +68,30 @@ def paint(
         scheduler=scheduler_named(sampler, objective.scheduler()),
         num_steps=num_steps,
         guidance=Guidance(1.0),
+        start=start,
+        start_time=start_time,
     )
+
+
+@pytest.mark.parametrize("time", [0.9, 0.5])
+@pytest.mark.parametrize(("kind", "sampler"), [pair for pair in PAIRS if pair[1] != "euler-ancestral"])
+def test_a_variation_keeps_as_much_of_a_galaxy_as_noise_leaves(kind: str, sampler: str, time: float) -> None:
+    """Of galaxies ~ N(0, 1) the best predictor brings x_t back to unit variance, and mends nothing."""
+    start = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(9))
+    varied = paint(kind, sampler, range(16), num_steps=500, start=start, start_time=time)
+    ones, at = torch.ones(1, 1, 1, 1), torch.tensor([time])
+    signal, noise = (
+        float(OBJECTIVES[kind].add_noise(a, b, at)) for a, b in ((ones, 0 * ones), (0 * ones, ones))
+    )
+    alike = torch.corrcoef(torch.stack([varied.flatten(), start.flatten()]))[0, 1]
+    assert varied.std().item() == pytest.approx(1.0, rel=0.04)
+    assert float(alike) == pytest.approx(signal / (signal**2 + noise**2) ** 0.5, abs=0.03)
+
+
+def test_a_variation_of_which_nothing_would_be_painted_is_refused() -> None:
+    start = torch.zeros(2, *SHAPE)
+    with pytest.raises(ConfigError, match=r"the last of 4 steps begins at 0\.67"):
+        paint("flow", "unipc", range(2), num_steps=4, start=start, start_time=0.5)
 
 
 @pytest.mark.parametrize(("kind", "sampler"), PAIRS)

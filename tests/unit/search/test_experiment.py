@@ -74,6 +74,16 @@ def test_an_approver_has_seen_no_synthetic_galaxy() -> None:
     assert not approver.synthetic
 
 
+def test_variations_are_of_the_labelled_galaxies_by_a_denoiser_that_knows_no_label() -> None:
+    few, config = labels(30), StudyConfig()
+    varying = config.varying(few)
+    assert varying.labelled == few.uri
+    assert varying.denoiser == config.pretraining().output
+    assert varying.guidance_scale == 0
+    learning = config.classification(few, "augmented-variations")
+    assert learning.synthetic == varying.output != config.painting(few).output
+
+
 @pytest.mark.parametrize("count", [2, 10, 30, 3000])
 def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
     config = StudyConfig(galaxies_shown=60_000)

@@ -146,6 +146,7 @@ class StudyConfig(JobConfig):
     label: LabelConfig = field(default_factory=LabelConfig)
     synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
     vary: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["variations"].config)
+    """How variations of the labelled galaxies are painted, by the denoiser that knows no label."""
     classify: ClassifyConfig = field(
         # As in a survey, for teachers: where a few of each class are known, equal shares make one galaxy in
         # five a cigar, and most of what is then taken for one is something else.

@@ -7,7 +7,7 @@ another for that reason: two at a time would each have half of the cores.
 
 A denoiser is trained only on what its setting may see: all images of the training split, the votes and labels
 of the galaxies on the setting's list, and what a classifier that learnt from those is sure of. What all of
-them go on from has seen images alone.
+them go on from has seen images alone; it paints the variations of the galaxies on the list.
 """
 
 from __future__ import annotations

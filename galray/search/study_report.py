@@ -52,12 +52,17 @@ def study_report(config: StudyConfig, outcomes: Sequence[Outcome]) -> Report:
         {
             "galaxies": config.location(config.galaxies).uri,
             "seeds": f"{len(config.seeds)}: each chooses other labels",
-            "judged": "on test galaxies, at the shares that the classes have among them",
+            "judged": _judged(config),
             "chosen": "the best baseline, and the best augmented method, by validation galaxies",
         },
         [_verdict(config, outcome) for outcome in outcomes],
         sections,
     )
+
+
+def _judged(config: StudyConfig) -> str:
+    named = "" if config.classify.target else "; classes are named at those that validation likes best"
+    return f"on test galaxies, at the shares that they have{named}"
 
 
 def _figure(config: StudyConfig) -> str:

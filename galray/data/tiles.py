@@ -116,9 +116,7 @@ def sample_squares(flux: np.ndarray, x_px: np.ndarray, y_px: np.ndarray, size_px
     bottom, left = (centre - (size_px - 1) / 2 for centre in (y_px, x_px))
     y, x = (np.floor(corner).astype(int) - _SPLINE_REACH_PX + 1 for corner in (bottom, left))
     patches = _squares(flux, y, x, size_px + 2 * _SPLINE_REACH_PX - 1)
-    bad = ~np.isfinite(patches)
-    if bad.any():  # seldom, and to write with a mask takes ten times as long as to look
-        patches[bad] = 0
+    np.copyto(patches, 0, where=~np.isfinite(patches))
     across, along = (_shifts(corner % 1, size_px)[:, None] for corner in (bottom, left))
     return across @ patches @ along.swapaxes(-1, -2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -121,15 +121,23 @@ class VotesOf(NamedTuple):
     votes: np.ndarray
     images: tuple[bytes, ...] = ()
 
-    def with_images(self, location: Location, most: int, seed: int) -> VotesOf:
-        """Return at most so many of them, drawn by chance, with their images."""
+    def few(self, most: int, seed: int) -> VotesOf:
+        """Return at most so many of them, drawn by chance."""
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self.galaxy_id))[:most])
-        few = self.galaxy_id[drawn]
-        rows = read_galaxies(location, "train", ("galaxy_id", "image")).map_batches(
-            partial(_among, galaxy_id=few), batch_format="pyarrow"
-        )
-        images = whole_table(rows).sort_by("galaxy_id")["image"].to_pylist()
-        return VotesOf(few, self.votes[drawn], tuple(images))
+        return VotesOf(self.galaxy_id[drawn], self.votes[drawn])
+
+
+def with_images(location: Location, real: Mapping[str, VotesOf]) -> dict[str, VotesOf]:
+    """Return real training galaxies, by label, with their images, for all of which shards are read once."""
+    wanted = np.unique(np.concatenate([of.galaxy_id for of in real.values()]))
+    rows = read_galaxies(location, "train", ("galaxy_id", "image")).map_batches(
+        partial(_among, galaxy_id=wanted), batch_format="pyarrow"
+    )
+    images = whole_table(rows).sort_by("galaxy_id")["image"]
+    return {
+        label: of._replace(images=tuple(images.take(np.searchsorted(wanted, of.galaxy_id)).to_pylist()))
+        for label, of in real.items()
+    }
 
 
 def _among(galaxies: pa.Table, galaxy_id: np.ndarray) -> pa.Table:

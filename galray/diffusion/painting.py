@@ -14,8 +14,8 @@ import torch
 from galray.core.manifest import Manifest
 from galray.core.schema import ANSWER_NAMES, GALAXY_SCHEMA
 from galray.core.storage import Location
-from galray.data.batches import VotesOf
-from galray.data.images import decode_rgb, encode_jpeg, resize
+from galray.data.batches import VotesOf, decode_images
+from galray.data.images import encode_jpeg
 from galray.diffusion.codec import N_ORIENTATIONS, oriented
 from galray.diffusion.conditions import Condition, condition
 from galray.diffusion.pipeline import open_published
@@ -78,9 +78,10 @@ class Asked:
     def image(self, place: int, size_px: int) -> torch.Tensor:
         """Return the real galaxy to vary, uint8 [size_px, size_px, 3]; when it comes again, turned."""
         assert self.real is not None
-        image = torch.from_numpy(resize(decode_rgb(self.real.images[self._next(place)]), size_px))
+        donor = self._next(place)
+        row = {"galaxy_id": [self.real.galaxy_id[donor]], "image": [self.real.images[donor]]}
         turned = place // len(self.order) % N_ORIENTATIONS
-        return oriented(image[None], torch.tensor([turned]))[0]
+        return oriented(torch.from_numpy(decode_images(pa.table(row), size_px)), torch.tensor([turned]))[0]
 
     def provenance(self, place: int) -> dict[str, Any]:
         """Return where a galaxy's condition comes from; the votes themselves are a column of its row."""

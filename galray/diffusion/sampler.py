@@ -138,7 +138,7 @@ def guided(
     """
     if not guidance.applies(float(t)):
         return predict(latents, t.expand(len(latents)), conditional)
-    if guidance.scale == 0:
+    if guidance.scale == 0 and not guidance.rescale:
         return predict(latents, t.expand(len(latents)), unconditional)
     both = ConditionTokens(*(torch.cat(pair) for pair in zip(unconditional, conditional, strict=True)))
     prediction = predict(torch.cat([latents, latents]), t.expand(2 * len(latents)), both)
@@ -214,10 +214,8 @@ def sample(
     scheduler.set_begin_index(first)  # it would look for it among timesteps that it has rounded
     if start is None:
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-    elif is_flow(scheduler):
-        latents = (1 - times[first]) * start + times[first] * latents
     else:
-        latents = scheduler.add_noise(start, latents, scheduler.timesteps[first].expand(len(start)))
+        latents = _hidden(scheduler, start, latents, first)
     draws_noise = "generator" in signature(scheduler.step).parameters
     noise = {"generator": generators} if draws_noise else {}
     for t, timestep in zip(times[first:], scheduler.timesteps[first:], strict=True):
@@ -226,6 +224,14 @@ def sample(
         prediction = guided(predict, seen, t.to(device), asked, unconditional, guidance)
         latents = scheduler.step(prediction.float(), timestep, latents, return_dict=False, **noise)[0]
     return latents
+
+
+def _hidden(scheduler: Any, latents: Tensor, noise: Tensor, step: int) -> Tensor:
+    """Return latents with as much noise as they have when a step begins."""
+    if is_flow(scheduler):  # not all of diffusers' schedulers for flows can add noise
+        t = _times(scheduler)[step]
+        return (1 - t) * latents + t * noise
+    return scheduler.add_noise(latents, noise, scheduler.timesteps[step].expand(len(latents)))
 
 
 def _first(times: Tensor, start_time: float) -> int:

@@ -27,7 +27,7 @@ from galray.core.precision import StatedPrecision
 from galray.core.schema import GALAXY_SCHEMA
 from galray.core.tracking import track
 from galray.core.units import UNIT, forget_units, write_units
-from galray.data.batches import VotesOf, votes_of_class
+from galray.data.batches import VotesOf, votes_of_class, with_images
 from galray.data.labelled import Labelled
 from galray.data.lineage import seen_in_training
 from galray.diffusion.conditions import condition
@@ -174,10 +174,8 @@ def _real_votes(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None)
     for request, sampling, count in zip(plan.requests, plan.samplings, plan.counts, strict=True):
         varied[request.votes_of] += count if sampling.start_time < 1 else 0
     found = {label: votes_of_class(galaxies, label, labelled) for label in sorted(set(varied) - {""})}
-    return {
-        label: real.with_images(galaxies, varied[label], config.seed) if varied[label] else real
-        for label, real in found.items()
-    }
+    few = {label: real.few(varied[label], config.seed) for label, real in found.items() if varied[label]}
+    return found | (with_images(galaxies, few) if few else {})
 
 
 def paint_grid(

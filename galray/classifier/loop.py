@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.train
 import torch
-from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -32,7 +31,7 @@ from galray.classifier.judging import PREDICTIONS_FILE, validation_metrics
 from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
 from galray.classifier.votes import vote_loss
-from galray.core.cluster import Progress, say
+from galray.core.cluster import Progress, checkpoint_of, latest_checkpoint, say
 from galray.core.precision import in_bfloat16
 from galray.core.workers import is_first, of_all_workers, rank_of
 from galray.data.lineage import JUDGED_SPLITS
@@ -49,7 +48,7 @@ def fit_loop(config: ClassifyConfig, examples: Examples) -> None:
     """Train on one worker of a Ray Train run."""
     torch.set_num_threads(config.scaling.threads)
     state = start(config, examples, get_device())
-    latest = ray.train.get_checkpoint()
+    latest = latest_checkpoint()
     if latest is not None:
         with latest.as_directory() as folder:
             state.restore(Path(folder))
@@ -179,7 +178,7 @@ def _judge_and_report(
         network.save(published, folder / MODEL)
         state.save(folder)
         pq.write_table(predictions, folder / PREDICTIONS_FILE)
-        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report(report, checkpoint=checkpoint_of(folder, report))
 
 
 def predict_splits(

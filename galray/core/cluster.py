@@ -7,16 +7,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
 from ray.data import DataContext
 from ray.experimental import tqdm_ray
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
 
 from galray import ENVIRONMENT
 from galray.core.config import require
@@ -83,6 +92,26 @@ def train_run(name: str, storage: Location, scaling: Scaling, callbacks: list[Us
         ),
         callbacks=callbacks,
     )
+
+
+def checkpoint_of(folder: Path, figures: Mapping[str, Any]) -> Checkpoint:
+    """Return a folder as a checkpoint to report; what it is reported with is kept in it too."""
+    checkpoint = Checkpoint.from_directory(folder)
+    checkpoint.set_metadata(dict(figures))
+    return checkpoint
+
+
+def latest_checkpoint() -> Checkpoint | None:
+    """Return the checkpoint that this run goes on from, if any; all of its workers must call this.
+
+    What was reported with it is reported again. Ray's controller keeps a checkpoint before it calls those
+    who follow the run: killed in between, they would never hear of a step that is not taken again.
+    """
+    checkpoint = ray.train.get_checkpoint()
+    figures = checkpoint.get_metadata() if checkpoint else {}
+    if figures:
+        ray.train.report(figures)
+    return checkpoint
 
 
 @contextmanager

@@ -12,16 +12,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device, prepare_model
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from galray.core.cluster import Progress, say
+from galray.core.cluster import Progress, checkpoint_of, latest_checkpoint, say
 from galray.core.precision import in_bfloat16
 from galray.core.schema import N_ANSWERS
 from galray.core.tracking import Run
@@ -55,7 +56,7 @@ def train_loop(
     if config.compile:
         denoiser.unet.compile()
     model = denoiser if config.scaling.shard else prepare_model(denoiser, move_to_device=False)
-    latest = ray.train.get_checkpoint()
+    latest = latest_checkpoint()
     if latest is not None:
         state.restore(latest)
         if is_first():
@@ -229,9 +230,10 @@ def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:
     # The first worker's alone has a file in it; Ray removes it once it is uploaded.
     folder = tempfile.mkdtemp(prefix="galray-checkpoint-") if is_first() else ""
     state.save(folder)
+    figures = {} if STOPPED in metrics else metrics  # who goes on tries that step anew
     ray.train.report(
         metrics,
-        checkpoint=Checkpoint.from_directory(folder) if folder else None,
+        checkpoint=checkpoint_of(Path(folder), figures) if folder else None,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )
 

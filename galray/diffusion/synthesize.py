@@ -75,7 +75,11 @@ class SynthesizeConfig(Sampling, JobConfig):
         require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more.")
         require(self.condition_weight > 0, "--condition-weight must be above 0; 1 asks as votes say.")
         if "{root}" not in self.recipe:  # else the root may still change
-            self.requests()
+            of_real = any(request.votes_of for request in self.requests())
+            require(
+                of_real or not self.labelled,
+                "--labelled says whose votes may be used, and nothing asked for has votes_of: leave it out.",
+            )
 
     def compute(self) -> Compute:
         """Return what computes; the number of workers must not tell, so it decides no number of threads."""

@@ -13,6 +13,7 @@ from galray.core.schema import votes_of_label
 from galray.core.storage import open_location
 from galray.diffusion.conditions import condition
 from galray.diffusion.recipes import GALAXIES_PER_SEED, RECIPES, Plan, Request, Sampling, is_file, read_recipe
+from galray.diffusion.synthesize import SynthesizeConfig
 
 GOOD = """
 - label: dust_lane_early_type
@@ -128,6 +129,12 @@ def test_variations_need_real_galaxies():
     assert plan.samplings[0].start_time == 0.8
     with pytest.raises(ConfigError, match="start_time is 0"):
         Sampling(start_time=0)
+
+
+def test_labels_are_refused_where_nothing_is_asked_of_real_galaxies():
+    assert SynthesizeConfig(recipe="gz5_as_real", labelled="labels.csv").labelled
+    with pytest.raises(ConfigError, match="nothing asked for has votes_of"):
+        SynthesizeConfig(recipe="gz5", labelled="labels.csv")
 
 
 def test_counts_are_exact_and_the_rest_is_shared():

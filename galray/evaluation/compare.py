@@ -171,7 +171,7 @@ def _wasserstein_in(unit: float) -> Statistic:
 class Brightness:
     """Relative differences (other - real) / real of the brightness of galaxies of one kind.
 
-    The others are synthetic, or training galaxies, of which there are `count`; the real ones held out.
+    There are `count` others, synthetic or real, and `real` real ones.
     """
 
     name: str
@@ -276,6 +276,8 @@ class Findings:
         Galaxies that came in, took part, and could not be measured, by reason.
     brightness, brightness_floor : list of Brightness
         Of synthetic, and of training galaxies, against the same real ones.
+    brightness_learnt : list of Brightness
+        Of synthetic against training galaxies, of which there are many more.
     """
 
     counts: dict[str, int]
@@ -284,11 +286,12 @@ class Findings:
     physical: dict[str, Comparison]
     brightness: list[Brightness]
     brightness_floor: list[Brightness]
+    brightness_learnt: list[Brightness]
     copies: dict[str, NearCopies]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; rows of lists under their names."""
         plain = asdict(self)
-        for key in ("consistency", "brightness", "brightness_floor"):
+        for key in ("consistency", "brightness", "brightness_floor", "brightness_learnt"):
             plain[key] = {row.pop("name"): row for row in plain[key]}
         return plain

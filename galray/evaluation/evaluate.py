@@ -87,14 +87,16 @@ def weigh(config: EvaluateConfig, evidence: Evidence) -> Findings:
     """Compare the synthetic with the real galaxies in every respect."""
     real, synthetic, judge, shapes = evidence.real, evidence.synthetic, evidence.judge, evidence.shapes
     quantities = compare.physical_distances(_photometry(real), _photometry(synthetic), evidence.draws)
-    brightness = partial(compare.brightness, judge.strata, real.light(judge), seed=config.seed)
+    brightness = partial(compare.brightness, judge.strata, seed=config.seed)
+    painted, held_out = synthetic.light(judge), real.light(judge)
     return Findings(
         counts=_counts(evidence),
         consistency=compare.consistency(real, synthetic, judge, config.seed),
         features=compare.feature_distances(real, synthetic, evidence.draws, config.neighbours),
         physical=quantities | compare.physical_distances(shapes.real, shapes.synthetic, shapes.draws),
-        brightness=brightness(synthetic.light(judge)),
-        brightness_floor=brightness(evidence.trained_on),
+        brightness=brightness(held_out, painted),
+        brightness_floor=brightness(held_out, evidence.trained_on),
+        brightness_learnt=brightness(evidence.trained_on, painted),
         copies={
             name: compare.near_copies(*pair, config.copy_quantile)
             for name, pair in evidence.neighbours.nearest.items()

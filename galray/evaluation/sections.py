@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from galray.classifier.metrics import Estimate, Rate
-from galray.evaluation.compare import Comparison, Findings, NearCopies
+from galray.evaluation.compare import Brightness, Comparison, Findings, NearCopies
 from galray.evaluation.morphometry import MORPHOMETRY, PHOTOMETRY
 from galray.evaluation.report import Picture, Section, Verdict, Word
 
@@ -50,6 +50,10 @@ Relative difference, synthetic less real, of the mean pixel value of galaxies of
 of its 5th and 95th percentile over galaxies, with 95% bootstrap intervals. The goals are {mean:.0%},
 {percentile_5:.0%} and {percentile_95:.0%}. The floor is the same difference of the means for the training
 galaxies, which a perfect painter would reach.
+"""
+_BRIGHTNESS_LEARNT = """
+The same beside the training galaxies. These are many more, so that less is left to chance, and a painter
+that has copied them would do well here: what it copies is said below.
 """
 _COPIES = """
 The nearest of {training:,} training galaxies to each synthetic one, and to each of as many {split}
@@ -122,6 +126,7 @@ def sections(
         ),
         _physical_section(findings, pictures, over_draws),
         _brightness_section(findings, pictures),
+        _brightness_learnt_section(findings),
         _copies_section(findings, pictures, split, thumbnail_px),
     ]
 
@@ -151,25 +156,25 @@ def _physical_section(findings: Findings, pictures: Mapping[str, Picture], over_
 
 def _brightness_section(findings: Findings, pictures: Mapping[str, Picture]) -> Section:
     floors = {row.name: _percent(row.mean, sign=True) for row in findings.brightness_floor}
-    rows = [
-        (
-            _spaced(row.name),
-            f"{row.count:,}",
-            f"{row.real:,}",
-            *(_percent(getattr(row, key), sign=True) for key in BRIGHTNESS_GOALS),
-            floors.get(row.name, _NOTHING),
-        )
-        for row in findings.brightness
-    ]
-    columns = (
-        "",
-        "synthetic",
-        "real",
-        *BRIGHTNESS_NAMES.values(),
-        f"floor of the {BRIGHTNESS_NAMES['mean']}",
-    )
+    columns = (*_brightness_columns("real"), f"floor of the {BRIGHTNESS_NAMES['mean']}")
+    rows = [(*_brightness_row(row), floors.get(row.name, _NOTHING)) for row in findings.brightness]
     text = _text(_BRIGHTNESS, **BRIGHTNESS_GOALS)
     return Section("Brightness by kind", text, columns, rows, _of(pictures, "brightness"))
+
+
+def _brightness_learnt_section(findings: Findings) -> Section:
+    rows = [_brightness_row(row) for row in findings.brightness_learnt]
+    title = "Brightness by kind, beside what was learnt from"
+    return Section(title, _text(_BRIGHTNESS_LEARNT), _brightness_columns("training"), rows)
+
+
+def _brightness_columns(against: str) -> tuple[str, ...]:
+    return ("", "synthetic", against, *BRIGHTNESS_NAMES.values())
+
+
+def _brightness_row(row: Brightness) -> tuple[str, ...]:
+    differences = (_percent(getattr(row, key), sign=True) for key in BRIGHTNESS_GOALS)
+    return (_spaced(row.name), f"{row.count:,}", f"{row.real:,}", *differences)
 
 
 def _copies_section(

@@ -129,6 +129,10 @@ def test_report(root: Path) -> None:
     of_known_class, training = sum(kind["count"] for kind in floor.values()), found["counts"]["training"]
     assert 0.9 * training < of_known_class <= training
     assert all(abs(kind["mean"]["value"]) < 0.5 for kind in floor.values())
+    learnt = found["brightness_learnt"]
+    assert {name: kind["real"] for name, kind in learnt.items()} == {
+        name: kind["count"] for name, kind in floor.items()
+    }
     copies = found["copies"]["pixels"]
     assert copies["synthetic"]["count"] > 4 * max(copies["held_out"]["count"], 1)
     assert "| missed |" in (root / "evaluation/report.md").read_text()

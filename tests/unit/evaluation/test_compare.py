@@ -142,6 +142,7 @@ def test_findings_become_plain_json(judge: Judge, make_sample: MakeSample) -> No
         physical={},
         brightness=brightness(judge.strata, sample.light(judge), sample.light(judge), seed=0),
         brightness_floor=[],
+        brightness_learnt=[],
         copies={"pixels": near_copies(nearest(np.ones(3)), nearest(np.ones(3)), 0.1)},
     )
     read = json.loads(json.dumps(findings.as_dict()))

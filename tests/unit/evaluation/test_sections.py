@@ -31,6 +31,7 @@ def findings(ratio: float = 0.95, difference: float = 0.01, copied: int = 1) -> 
         physical={"g_r": Comparison(small, small)},
         brightness=[Brightness("edge_on", 50, 100, small, dark, dark)],
         brightness_floor=[Brightness("edge_on", 900, 100, dark, small, small)],
+        brightness_learnt=[Brightness("edge_on", 50, 900, small, dark, dark)],
         copies={"pixels": NearCopies(0.01, 0.03, Rate(copied, 100), Rate(1, 100))},
     )
 
@@ -70,7 +71,7 @@ def test_the_verdict_is_on_the_kind_that_misses_for_sure() -> None:
 
 
 def test_what_could_not_be_measured_is_neither_reached_nor_missed() -> None:
-    empty = Findings(COUNTS, [Agreement("all", Rate(0, 0), Rate(0, 0), NOTHING)], {}, {}, [], [], {})
+    empty = Findings(COUNTS, [Agreement("all", Rate(0, 0), Rate(0, 0), NOTHING)], {}, {}, [], [], [], {})
     assert {verdict.word for verdict in verdicts(empty)} == {"not measured"}
 
 
@@ -124,6 +125,9 @@ def test_brightness_stands_beside_that_of_the_training_galaxies(report: Report) 
     assert section.columns[-1] == "floor of the mean"
     assert section.rows[0][3] == "+1.0% [-1.0, +3.0]"
     assert section.rows[0][-1] == "-1.0% [-3.0, +1.0]"
+    learnt: Section = next(s for s in report.sections if s.title.endswith("beside what was learnt from"))
+    assert learnt.columns[:3] == ("", "synthetic", "training")
+    assert learnt.rows[0][:4] == ("edge on", "50", "900", "+1.0% [-1.0, +3.0]")
 
 
 def test_a_figure_without_a_number_is_a_dash(report: Report) -> None:

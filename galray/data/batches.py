@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from ray.data import Dataset
 from ray.data.expressions import col
 
 from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
-from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS
+from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS, N_ANSWERS
 from galray.core.shards import read_shards, whole_table
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
@@ -105,38 +104,18 @@ class Emphasise:
         return galaxies.take(np.repeat(np.arange(len(galaxies)), times))
 
 
-class VotesOf(NamedTuple):
-    """Real galaxies to ask for more of.
-
-    Attributes
-    ----------
-    galaxy_id : ndarray of int64, shape (n,)
-        Ascending.
-    votes : ndarray of float32, shape (n, 37)
-    images : tuple of bytes
-        n of them as they are stored, or none where votes are all that is asked for.
-    """
-
-    galaxy_id: np.ndarray
-    votes: np.ndarray
-    images: tuple[bytes, ...] = ()
-
-    def few(self, most: int, seed: int) -> VotesOf:
-        """Return at most so many of them, drawn by chance."""
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.galaxy_id))[:most])
-        return VotesOf(self.galaxy_id[drawn], self.votes[drawn])
-
-
-def with_images(location: Location, real: Mapping[str, VotesOf]) -> dict[str, VotesOf]:
+def with_images(location: Location, real: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     """Return real training galaxies, by label, with their images, for all of which shards are read once."""
-    wanted = np.unique(np.concatenate([of.galaxy_id for of in real.values()]))
+    wanted = np.unique(np.concatenate([table["galaxy_id"].to_numpy() for table in real.values()]))
     rows = read_galaxies(location, "train", ("galaxy_id", "image")).map_batches(
         partial(_among, galaxy_id=wanted), batch_format="pyarrow"
     )
     images = whole_table(rows).sort_by("galaxy_id")["image"]
     return {
-        label: of._replace(images=tuple(images.take(np.searchsorted(wanted, of.galaxy_id)).to_pylist()))
-        for label, of in real.items()
+        label: table.append_column(
+            "image", images.take(pa.array(np.searchsorted(wanted, table["galaxy_id"].to_numpy())))
+        )
+        for label, table in real.items()
     }
 
 
@@ -144,11 +123,16 @@ def _among(galaxies: pa.Table, galaxy_id: np.ndarray) -> pa.Table:
     return galaxies.filter(np.isin(galaxies["galaxy_id"].to_numpy(), galaxy_id))
 
 
-def votes_of_class(location: Location, label: str, labelled: Labelled | None = None) -> VotesOf:
+def votes_of_class(location: Location, label: str, labelled: Labelled | None = None) -> pa.Table:
     """Return what is known of the training galaxies of one class, in all its variety.
 
     Those are of the class that are labelled so; where none is, those whose volunteers gave all
     answers that the label implies. Where `labelled` is given, what is known is what it allows and gives.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``galaxy_id``, ascending, and ``votes``.
 
     Raises
     ------
@@ -169,7 +153,8 @@ def votes_of_class(location: Location, label: str, labelled: Labelled | None = N
             f"{location.uri}: {len(table)} training galaxies are {label!r}{nearest(label, LABEL_ANSWERS)}, "
             f"and nothing is known of their votes. Give a label that the galaxies have, or one of {known}."
         )
-    return VotesOf(table["galaxy_id"].to_numpy(), votes)
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(votes.ravel()), N_ANSWERS)
+    return table.select(["galaxy_id"]).append_column("votes", cells)
 
 
 class _OfClass:

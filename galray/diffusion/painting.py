@@ -14,7 +14,7 @@ import torch
 from galray.core.manifest import Manifest
 from galray.core.schema import ANSWER_NAMES, GALAXY_SCHEMA
 from galray.core.storage import Location
-from galray.data.batches import VotesOf, decode_images
+from galray.data.batches import decode_images
 from galray.data.images import encode_jpeg
 from galray.diffusion.codec import N_ORIENTATIONS, oriented
 from galray.diffusion.conditions import Condition, condition
@@ -33,57 +33,79 @@ class Compute:
     bfloat16: bool
 
 
+Donor = Mapping[str, Any]
+"""A real galaxy that lends its votes, or its image too: a row of `donors`."""
+
+
+def donors(plan: Plan, real: Mapping[str, pa.Table]) -> pa.StructArray:
+    """Return the real galaxy behind each one to be painted, by number; null where there is none.
+
+    Of one request all come once, in a random order, before any comes again.
+
+    Parameters
+    ----------
+    plan : Plan
+    real : mapping of str to pyarrow.Table
+        By the label that requests name as votes_of: ``galaxy_id``, ``votes``, and ``image`` where they are
+        varied.
+
+    Returns
+    -------
+    pyarrow.StructArray
+        The columns of `real`, and ``orientation``: one of the square's eight symmetries, in which its image
+        is varied; another each time that it comes again.
+    """
+    galaxies = plan.galaxies()
+    held = pa.concat_tables(real.values(), promote_options="default")
+    firsts = dict(zip(real, np.cumsum([0, *(len(table) for table in real.values())]).tolist(), strict=False))
+    row, orientation = np.full(plan.total, -1), np.zeros(plan.total, np.int64)
+    for i, request in enumerate(plan.requests):
+        if request.votes_of:
+            of_request, count = galaxies[:, 0] == i, len(real[request.votes_of])
+            order = np.random.default_rng([plan.seed, i]).permutation(count)
+            turn, place = np.divmod(galaxies[of_request, 1], count)
+            row[of_request] = firsts[request.votes_of] + order[place]
+            orientation[of_request] = turn % N_ORIENTATIONS
+    nobody = row < 0
+    lent = held.take(pa.array(row, mask=nobody)).append_column("orientation", pa.array(orientation))
+    columns = [column.combine_chunks() for column in lent.columns]
+    return pa.StructArray.from_arrays(columns, lent.column_names, mask=pa.array(nobody))
+
+
 @dataclass(frozen=True)
 class Asked:
-    """The condition of each galaxy of one request.
+    """What is asked of every galaxy of one request.
 
     Attributes
     ----------
     request : Request
     fixed : Condition
-        What all of them have in common.
+        What all of them have in common; a donor's votes fill what it leaves open.
     outline : Condition or None
         What is asked for before that, where the request has one.
-    real : VotesOf or None
-        Real galaxies whose votes fill what `fixed` leaves open, and of which variations are painted.
-    order : ndarray of int64
-        Which real galaxy comes next: all of them once, in a random order, before any comes again.
     """
 
     request: Request
     fixed: Condition
     outline: Condition | None
-    real: VotesOf | None
-    order: np.ndarray
 
     @classmethod
-    def of(cls, request: Request, real: VotesOf | None, seed: Sequence[int]) -> Asked:
-        count = len(real.galaxy_id) if real else 0
+    def of(cls, request: Request) -> Asked:
         outline = condition(request.outline) if request.outline else None
-        order = np.random.default_rng(seed).permutation(count)
-        return cls(request, condition(request.answers), outline, real, order)
+        return cls(request, condition(request.answers), outline)
 
-    def condition(self, place: int) -> Condition:
-        """Return what is asked of the galaxy at a place in the request."""
-        if self.real is None:
+    def condition(self, donor: Donor | None) -> Condition:
+        """Return what is asked of one galaxy."""
+        if donor is None:
             return self.fixed
-        votes = torch.tensor(self.real.votes[self._next(place)])
-        return Condition(_filled(self.fixed.votes, votes), self.fixed.weights)
+        return Condition(_filled(self.fixed.votes, torch.tensor(donor["votes"])), self.fixed.weights)
 
-    def votes(self, place: int) -> torch.Tensor:
+    def votes(self, donor: Donor | None) -> torch.Tensor:
         """Return the votes that the galaxy painted is meant to have: what is asked of it, early or late."""
-        votes = self.condition(place).votes
+        votes = self.condition(donor).votes
         return _filled(votes, self.outline.votes) if self.outline else votes
 
-    def image(self, place: int, size_px: int) -> torch.Tensor:
-        """Return the real galaxy to vary, uint8 [size_px, size_px, 3]; when it comes again, turned."""
-        assert self.real is not None
-        donor = self._next(place)
-        row = {"galaxy_id": [self.real.galaxy_id[donor]], "image": [self.real.images[donor]]}
-        turned = place // len(self.order) % N_ORIENTATIONS
-        return oriented(torch.from_numpy(decode_images(pa.table(row), size_px)), torch.tensor([turned]))[0]
-
-    def provenance(self, place: int) -> dict[str, Any]:
+    def provenance(self, donor: Donor | None) -> dict[str, Any]:
         """Return where a galaxy's condition comes from; the votes themselves are a column of its row."""
         weights = {
             ANSWER_NAMES[i]: round(float(self.fixed.weights[i]), 6)
@@ -91,13 +113,9 @@ class Asked:
         }
         asked = {"answers": dict(self.request.answers), "weights": weights}
         asked |= {"outline": dict(self.request.outline)} if self.outline else {}
-        if self.real is None:
+        if donor is None:
             return asked
-        donor = int(self.real.galaxy_id[self._next(place)])
-        return asked | {"votes_of": self.request.votes_of, "votes_of_galaxy": donor}
-
-    def _next(self, place: int) -> int:
-        return int(self.order[place % len(self.order)])
+        return asked | {"votes_of": self.request.votes_of, "votes_of_galaxy": donor["galaxy_id"]}
 
 
 class Paint:
@@ -107,58 +125,59 @@ class Paint:
     ----------
     plan : Plan
     compute : Compute
-    real_votes : mapping of str to VotesOf
-        By label; for requests with votes_of.
     denoiser : Location
         A published model folder.
     """
 
-    def __init__(
-        self, plan: Plan, compute: Compute, real_votes: Mapping[str, VotesOf], denoiser: Location
-    ) -> None:
+    def __init__(self, plan: Plan, compute: Compute, denoiser: Location) -> None:
         torch.set_num_threads(compute.threads)
         self._pipeline = open_published(denoiser)
         self._pipeline.to(compute.device)
         self._plan, self._compute = plan, compute
         self._model = Manifest.read(denoiser).fingerprint
-        self._galaxies = plan.galaxies()
-        self._asked = [
-            Asked.of(request, real_votes.get(request.votes_of), [plan.seed, i])
-            for i, request in enumerate(plan.requests)
-        ]
+        self._request = plan.galaxies()[:, 0]
+        self._asked = [Asked.of(request) for request in plan.requests]
 
-    def __call__(self, batch: Mapping[str, int]) -> pa.Table:
-        """Paint the galaxies from number ``first`` to ``end``, exclusive; returns rows of `GALAXY_SCHEMA`."""
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Paint the galaxies from number ``first`` to ``end``, exclusive; returns rows of `GALAXY_SCHEMA`.
+
+        Where requests have votes_of, ``donors`` are those of these galaxies.
+        """
         seeds = [self._plan.seed_of(number) for number in range(batch["first"], batch["end"])]
-        chosen = self._galaxies[batch["first"] : batch["end"]].tolist()
-        conditions = [self._asked[request].condition(place) for request, place in chosen]
-        sampling = asdict(self._plan.samplings[chosen[0][0]])
+        requests = self._request[batch["first"] : batch["end"]].tolist()
+        asked = [self._asked[request] for request in requests]
+        lent: list[Donor | None] = batch.get("donors") or [None] * len(asked)
+        conditions = [one.condition(donor) for one, donor in zip(asked, lent, strict=True)]
+        sampling = asdict(self._plan.samplings[requests[0]])
         with torch.autocast(self._compute.device, torch.bfloat16, enabled=self._compute.bfloat16):
             images = self._pipeline(
                 *_stacked(conditions),
-                outline=self._outline([request for request, _ in chosen], conditions),
+                outline=_outline(asked, conditions),
                 seeds=seeds,
-                start=self._start(chosen) if sampling["start_time"] < 1 else None,
+                start=self._start(lent) if sampling["start_time"] < 1 else None,
                 **sampling,
             )
         how = {"model": self._model, "bfloat16": self._compute.bfloat16, **sampling}
-        rows = [
-            _row(self._asked[request], place, image, seed, how)
-            for (request, place), image, seed in zip(chosen, images, seeds, strict=True)
-        ]
+        rows = [_row(*parts, how) for parts in zip(asked, lent, images, seeds, strict=True)]
         return pa.Table.from_pylist(rows, schema=_PAINTED_SCHEMA)
 
-    def _start(self, chosen: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return the images to vary, uint8 [B, H, W, 3]."""
-        size_px = self._pipeline.codec.size_px
-        return torch.stack([self._asked[request].image(place, size_px) for request, place in chosen]).numpy()
+    def _start(self, lent: Sequence[Donor | None]) -> np.ndarray:
+        return images_to_vary([donor for donor in lent if donor], self._pipeline.codec.size_px)
 
-    def _outline(self, requests: Sequence[int], conditions: Sequence[Condition]) -> Condition | None:
-        """Return what is asked of a batch first; None where that is what is asked anyway."""
-        outlines = [self._asked[request].outline for request in requests]
-        if not any(outlines):  # encoding captions is no small thing
-            return None
-        return _stacked([one or asked for one, asked in zip(outlines, conditions, strict=True)])
+
+def images_to_vary(lent: Sequence[Donor], size_px: int) -> np.ndarray:
+    """Return the images of donors as they are varied: uint8, shape (b, size_px, size_px, 3)."""
+    galaxies = pa.Table.from_pylist([dict(donor) for donor in lent])
+    images = torch.from_numpy(decode_images(galaxies, size_px))
+    return oriented(images, torch.tensor(galaxies["orientation"].to_pylist())).numpy()
+
+
+def _outline(asked: Sequence[Asked], conditions: Sequence[Condition]) -> Condition | None:
+    """Return what is asked of a batch first; None where that is what is asked anyway."""
+    outlines = [one.outline for one in asked]
+    if not any(outlines):  # encoding captions is no small thing
+        return None
+    return _stacked([one or other for one, other in zip(outlines, conditions, strict=True)])
 
 
 def _filled(votes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -169,17 +188,19 @@ def _stacked(conditions: Sequence[Condition]) -> Condition:
     return Condition(*(torch.stack(parts) for parts in zip(*conditions, strict=True)))
 
 
-def _row(asked: Asked, place: int, image: np.ndarray, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
+def _row(
+    asked: Asked, donor: Donor | None, image: np.ndarray, seed: int, how: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "galaxy_id": -1 - seed,  # below zero: no survey has such an id
         "survey": "synthetic",
-        "votes": asked.votes(place).tolist(),
+        "votes": asked.votes(donor).tolist(),
         "label": asked.request.label,
         "image": encode_jpeg(image),
         "height": image.shape[0],
         "width": image.shape[1],
         "split": "train",
         "source": "synthetic",
-        "provenance": json.dumps({"seed": seed, **how, **asked.provenance(place)}),
+        "provenance": json.dumps({"seed": seed, **how, **asked.provenance(donor)}),
         "reason": None,
     }

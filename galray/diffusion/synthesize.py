@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import torch
 from ray.data import ActorPoolStrategy
@@ -27,11 +28,11 @@ from galray.core.precision import StatedPrecision
 from galray.core.schema import GALAXY_SCHEMA
 from galray.core.tracking import track
 from galray.core.units import UNIT, forget_units, write_units
-from galray.data.batches import VotesOf, votes_of_class, with_images
+from galray.data.batches import votes_of_class, with_images
 from galray.data.labelled import Labelled
 from galray.data.lineage import seen_in_training
 from galray.diffusion.conditions import condition
-from galray.diffusion.painting import Compute, Paint
+from galray.diffusion.painting import Compute, Paint, donors
 from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, is_file, read_recipe
 
@@ -139,15 +140,15 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
         track("synthesize", config) as run,
         publish(output, "synthetic", config.resolved(), parents) as publication,
     ):
-        batches = plan.batches(config.batch_size)
+        units = _units(config, plan, labelled)
         write_units(
-            pa.Table.from_pylist([{UNIT: i, "first": a, "end": b} for i, (a, b) in enumerate(batches)]),
+            units,
             Paint,
-            (plan, compute, _real_votes(config, plan, labelled), config.location(config.denoiser)),
+            (plan, compute, config.location(config.denoiser)),
             publication,
             GALAXY_SCHEMA,
             plan={**asdict(plan), **asdict(compute), "batch_size": config.batch_size, "parents": parents},
-            compute=ActorPoolStrategy(size=min(config.scaling.workers, len(batches))),
+            compute=ActorPoolStrategy(size=min(config.scaling.workers, len(units))),
             num_cpus=config.scaling.cpus_per_worker,
             num_gpus=1 if config.scaling.use_gpu else 0,
         )
@@ -171,15 +172,31 @@ def _asks_for_real_votes(plan: Plan) -> bool:
     return any(request.votes_of for request in plan.requests)
 
 
-def _real_votes(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> dict[str, VotesOf]:
+def _units(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> pa.Table:
+    """Return the batches to paint, each with the real galaxies that its own are asked to be like."""
+    batches = np.array(plan.batches(config.batch_size))
+    units = pa.table({UNIT: np.arange(len(batches)), "first": batches[:, 0], "end": batches[:, 1]})
+    if not _asks_for_real_votes(plan):
+        return units
+    edges = pa.array([*batches[:, 0], plan.total], pa.int32())
+    lent = donors(plan, _real_galaxies(config, plan, labelled))
+    return units.append_column("donors", pa.ListArray.from_arrays(edges, lent))
+
+
+def _real_galaxies(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> dict[str, pa.Table]:
     """Return the real galaxies to ask for more of, by label; with their images where those are varied."""
     galaxies = config.location(config.galaxies)
     varied: Counter[str] = Counter()
     for request, sampling, count in zip(plan.requests, plan.samplings, plan.counts, strict=True):
         varied[request.votes_of] += count if sampling.start_time < 1 else 0
     found = {label: votes_of_class(galaxies, label, labelled) for label in sorted(set(varied) - {""})}
-    few = {label: real.few(varied[label], config.seed) for label, real in found.items() if varied[label]}
+    few = {label: _few(real, varied[label], config.seed) for label, real in found.items() if varied[label]}
     return found | (with_images(galaxies, few) if few else {})
+
+
+def _few(real: pa.Table, most: int, seed: int) -> pa.Table:
+    """Return at most so many galaxies, drawn by chance."""
+    return real.take(np.sort(np.random.default_rng(seed).permutation(len(real))[:most]))
 
 
 def paint_grid(

@@ -149,7 +149,7 @@ def test_the_same_galaxies_from_one_worker_and_larger_tasks(undisturbed, root, m
 
 def test_votes_of_a_class_come_from_training_galaxies_alone(root):
     galaxies = open_location(str(root / "galaxies"))
-    assert votes_of_class(galaxies, "spiral").galaxy_id.tolist() == [100, 101, 102, 103]
+    assert votes_of_class(galaxies, "spiral")["galaxy_id"].to_pylist() == [100, 101, 102, 103]
     with pytest.raises(EmptyInputError, match=r"0 training galaxies are 'spirals' .*did you mean 'spiral'"):
         votes_of_class(galaxies, "spirals")
 

@@ -11,7 +11,7 @@ from ray.data import Dataset
 
 from galray.classifier.backbones import PRETRAINED
 from galray.classifier.labels import LABEL_COLUMNS, PrepareGalaxies
-from galray.classifier.losses import Balance, ClassBalance, balance
+from galray.classifier.losses import Balance, ClassBalance, Draw, balance, evenly
 from galray.classifier.network import ClassifierConfig
 from galray.classifier.votes import N_QUESTIONS
 from galray.core.cluster import say
@@ -51,7 +51,7 @@ class Examples:
     network : ClassifierConfig
         With the shares that the published outputs assume.
     balance : Balance
-    draw : ClassBalance or None
+    draw : Draw or None
         How likely real galaxies are drawn; None shows each once an epoch.
     real : CachedGalaxies
     synthetic : CachedGalaxies or None
@@ -61,7 +61,7 @@ class Examples:
 
     network: ClassifierConfig
     balance: Balance
-    draw: ClassBalance | None
+    draw: Draw | None
     real: CachedGalaxies
     synthetic: CachedGalaxies | None
     judged: Mapping[str, CachedGalaxies]
@@ -80,9 +80,7 @@ class Examples:
         judged = {split: _real(config, settings, split) for split in JUDGED_SPLITS}
         synthetic = _synthetic(config, settings) if config.synthetic_per_step else None
         labels = labels_of(real)
-        draw = None
-        if config.balance == "class-balanced":
-            draw = ClassBalance.of(labels, len(settings.classes))
+        draw = drawing(config, labels)
         measured = measure_balance(
             config, settings, labels, labels_of(synthetic) if synthetic else None, draw
         )
@@ -171,12 +169,19 @@ def labels_of(galaxies: CachedGalaxies) -> dict[str, np.ndarray]:
     return {"morphology": rows["morphology"], "targets": rows.get("targets", empty)}
 
 
+def drawing(config: ClassifyConfig, labels: Mapping[str, np.ndarray]) -> Draw | None:
+    """Return how real galaxies are drawn with replacement; None where each comes once an epoch."""
+    if config.balance == "class-balanced":
+        return ClassBalance.of(labels, len(config.network().classes))
+    return evenly if config.replacement else None
+
+
 def measure_balance(
     config: ClassifyConfig,
     settings: ClassifierConfig,
     real: Mapping[str, np.ndarray],
     synthetic: Mapping[str, np.ndarray] | None,
-    draw: ClassBalance | None,
+    draw: Draw | None,
 ) -> Balance:
     """Weigh classes and targets against each other, as they will come in the mixed batches.
 

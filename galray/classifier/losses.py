@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ from galray.classifier.network import Outputs, Shares
 from galray.classifier.targets import UNKNOWN
 
 BalanceMethod = Literal["none", "pos-weight", "class-balanced", "logit-adjustment"]
+Draw = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+"""Returns of galaxies, by their labels, how likely each is drawn, shape (n,)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Balance:
         """All shares that the network's probabilities assume."""
         shares = np.array(self.class_shares) / np.exp(self.log_prior or 0.0)
         return Shares(tuple((shares / shares.sum()).tolist()), self.assumed_prevalence)
+
+
+def evenly(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the same weight for every galaxy, shape (n,)."""
+    return np.ones(len(rows["morphology"]))
 
 
 @dataclass(frozen=True)

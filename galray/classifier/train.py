@@ -75,6 +75,9 @@ class ClassifyConfig(JobConfig):
     focal_exponent: float = 2.0
     balance: BalanceMethod = "pos-weight"
     """What makes up for rarity: weights of the target's positives, draws by class, or shifted logits."""
+    replacement: bool = False
+    """Draw galaxies with replacement, as class-balanced does, instead of each once an epoch: few labels teach
+    more so."""
     max_pos_weight: float = 20.0
     """Most that one galaxy of the target weighs against one that is not."""
     prior: Literal["trained", "natural"] = "trained"

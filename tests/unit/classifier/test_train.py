@@ -13,6 +13,7 @@ import torch
 from galray.classifier.approval import Approver
 from galray.classifier.decision import Decision
 from galray.classifier.examples import (
+    drawing,
     measure_balance,
     refuse_one_sided,
     with_architecture,
@@ -20,7 +21,6 @@ from galray.classifier.examples import (
 from galray.classifier.figures import curve_figure
 from galray.classifier.judging import choose_threshold, figures, judge, validation_metrics
 from galray.classifier.labels import PrepareGalaxies
-from galray.classifier.losses import ClassBalance
 from galray.classifier.network import Classifier, ClassifierConfig, load, save
 from galray.classifier.train import ClassifyConfig, check_lineage
 from galray.core.cells import from_cells
@@ -237,9 +237,21 @@ def test_a_mixture_is_measured_as_it_comes_in_batches() -> None:
     assert shares.prevalence[0] == pytest.approx(1 / 3, abs=0.01)
     assert shares.classes[1] == pytest.approx(1 / 3, abs=0.01)
     real["targets"][:3] = 1
-    draw = ClassBalance.of(real, 5)
+    draw = drawing(replace(config, balance="class-balanced"), real)
     shares = measure_balance(config, config.network(), real, painted, draw).assumed
     assert shares.prevalence[0] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_galaxies_come_once_an_epoch_or_are_drawn_anew() -> None:
+    labels = {"morphology": np.array([0, 1, 1, 1]), "targets": np.zeros((4, 0), np.int8)}
+    classes = ClassifyConfig(target="", balance="none")
+    assert drawing(classes, labels) is None
+    anew = drawing(replace(classes, replacement=True), labels)
+    assert anew
+    np.testing.assert_array_equal(anew(labels), [1, 1, 1, 1])
+    balanced = drawing(replace(classes, replacement=True, balance="class-balanced"), labels)
+    assert balanced
+    np.testing.assert_allclose(balanced(labels), [1, 1 / 3, 1 / 3, 1 / 3])
 
 
 def galaxies(labels: list[str | None]) -> pa.Table:

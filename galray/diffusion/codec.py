@@ -24,6 +24,7 @@ from galray.core.schema import fingerprint
 
 RGB = 3
 N_ORIENTATIONS = 8  # symmetries of the square
+_HALVINGS = 30  # to a thousandth of a thousandth of a level
 
 
 @runtime_checkable
@@ -318,6 +319,28 @@ def to_float(images: Tensor, size_px: int | None = None) -> Tensor:
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Return uint8 [B, H, W, 3] of float [B, 3, H, W] in [-1, 1], clipped; the inverse of `to_float`."""
-    levels = ((pixels.float() + 1.0) * 127.5).round().clamp(0, 255)
+    """Return uint8 [B, H, W, 3] of float [B, 3, H, W]; the inverse of `to_float`, see `within_range`."""
+    levels = ((within_range(pixels.float()) + 1.0) * 127.5).round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def within_range(pixels: Tensor) -> Tensor:
+    """Return the nearest image within [-1, 1] that has as much light in each of its colours.
+
+    Of all y within bounds and with the sum of x, the one that is nearest to x by least squares is
+    ``clip(x - c)``, with one c for all pixels. To clip x itself makes faint galaxies brighter: a sky close to
+    black has noise beyond it on one side alone.
+
+    Parameters
+    ----------
+    pixels : Tensor of float32, shape (B, C, H, W)
+        Within bounds already, they are returned as they are, but for rounding.
+    """
+    places = (-2, -1)
+    light = pixels.mean(places, keepdim=True).clamp(-1, 1)
+    low, high = pixels.amin(places, keepdim=True) - 1, pixels.amax(places, keepdim=True) + 1
+    for _ in range(_HALVINGS):  # the light that is left falls as c rises
+        c = (low + high) / 2
+        bright = (pixels - c).clamp(-1, 1).mean(places, keepdim=True) > light
+        low, high = torch.where(bright, c, low), torch.where(bright, high, c)
+    return (pixels - (low + high) / 2).clamp(-1, 1)

@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from galray.core.errors import ConfigError, EmptyInputError, InputError
-from galray.diffusion.codec import N_ORIENTATIONS, Codec, PixelCodec, oriented, to_float, to_uint8
+from galray.diffusion.codec import (
+    N_ORIENTATIONS,
+    Codec,
+    PixelCodec,
+    oriented,
+    to_float,
+    to_uint8,
+    within_range,
+)
 
 ALL_ORIENTATIONS = torch.arange(N_ORIENTATIONS)
 
@@ -152,3 +160,27 @@ def test_bad_options_are_refused() -> None:
 def test_bad_images_are_refused(images: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         PixelCodec(4, 2).encode(images)
+
+
+def test_noise_below_black_leaves_a_dark_sky_dark() -> None:
+    """Light is kept, of each image and colour; all pixels that stay within bounds move by as much."""
+    sky = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.05 - 0.97
+    sky[:, :, 12:20, 12:20] += torch.tensor([0.1, 0.5, 1.0, 2.1]).view(4, 1, 1, 1)  # the last is overexposed
+    found = within_range(sky)
+    assert found.amin() == -1
+    assert found.amax() == 1
+    kept, clipped = (image.mean((-2, -1)) for image in (found, sky.clamp(-1, 1)))
+    torch.testing.assert_close(kept, sky.mean((-2, -1)), atol=1e-6, rtol=0)
+    assert (clipped[:3] - kept[:3]).min() > 0.005  # half a level and more
+    inside = found.abs() < 1
+    for moved, within in zip((sky - found).flatten(0, 1), inside.flatten(0, 1), strict=True):
+        torch.testing.assert_close(
+            moved[within], moved[within][:1].expand(int(within.sum())), atol=1e-6, rtol=0
+        )
+
+
+def test_an_image_within_bounds_stays_and_one_beyond_them_all_is_black() -> None:
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(within_range(image), image, atol=1e-6, rtol=0)
+    assert (to_uint8(torch.full((1, 3, 8, 8), -1.2)) == 0).all()
+    assert (to_uint8(torch.full((1, 3, 8, 8), 1.2)) == 255).all()

@@ -31,6 +31,7 @@ from galray.classifier.judging import PREDICTIONS_FILE, validation_metrics
 from galray.classifier.network import Classifier
 from galray.classifier.state import TrainingState
 from galray.classifier.votes import vote_loss
+from galray.core.cells import list_cells
 from galray.core.cluster import Progress, checkpoint_of, latest_checkpoint, say
 from galray.core.precision import in_bfloat16
 from galray.core.workers import is_first, of_all_workers, rank_of
@@ -203,24 +204,20 @@ def _predict_batch(model: Classifier, bfloat16: bool, split: str, batch: Batch, 
         "split": [split] * len(batch["galaxy_id"]),
         "morphology": batch["morphology"],
         "morphology_predicted": said.morphology.argmax(axis=1),
-        "morphology_probability": _rows(said.morphology),
+        "morphology_probability": list_cells(said.morphology),
     }
     if said.votes is not None:
-        columns |= {"votes": _rows(batch["votes"]), "votes_predicted": _rows(said.votes)}
-        columns["volunteers"] = _rows(batch["volunteers"])
+        columns |= {"votes": list_cells(batch["votes"]), "votes_predicted": list_cells(said.votes)}
+        columns["volunteers"] = list_cells(batch["volunteers"])
     if model.config.targets:
         columns |= {"truth": batch["targets"][:, 0], "score": said.targets[:, 0]}
     if turns:
         _, *others = network.symmetries(batch["image"])
         seen = [said, *(network.predict(model, images, bfloat16=bfloat16) for images in others)]
-        columns["morphology_turned"] = _rows(np.mean([each.morphology for each in seen], axis=0))
+        columns["morphology_turned"] = list_cells(np.mean([each.morphology for each in seen], axis=0))
         if model.config.targets:
             columns["score_turned"] = np.mean([each.targets[:, 0] for each in seen], axis=0)
     return pa.table(columns)
-
-
-def _rows(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _headline(report: dict[str, float]) -> str:

@@ -22,6 +22,11 @@ def from_cells(column: pa.ChunkedArray) -> np.ndarray:
     return values.reshape(len(cells), width)
 
 
+def list_cells(values: np.ndarray) -> pa.Array:
+    """Return an array, shape (n, ...), as n lists of numbers of one length."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), int(np.prod(values.shape[1:])))
+
+
 def votes_array(galaxies: pa.Table) -> np.ndarray:
     """Return the votes column as float32, shape (n, 37)."""
     votes = galaxies["votes"].combine_chunks()

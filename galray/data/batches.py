@@ -11,8 +11,9 @@ import pyarrow as pa
 from ray.data import Dataset
 from ray.data.expressions import col
 
+from galray.core.cells import list_cells
 from galray.core.errors import ConfigError, EmptyInputError, InputError, nearest
-from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS, N_ANSWERS
+from galray.core.schema import ANSWER_INDEX, LABEL_ANSWERS
 from galray.core.shards import read_shards, whole_table
 from galray.core.storage import Location
 from galray.data.images import decode_rgb, resize
@@ -153,8 +154,7 @@ def votes_of_class(location: Location, label: str, labelled: Labelled | None = N
             f"{location.uri}: {len(table)} training galaxies are {label!r}{nearest(label, LABEL_ANSWERS)}, "
             f"and nothing is known of their votes. Give a label that the galaxies have, or one of {known}."
         )
-    cells = pa.FixedSizeListArray.from_arrays(pa.array(votes.ravel()), N_ANSWERS)
-    return table.select(["galaxy_id"]).append_column("votes", cells)
+    return table.select(["galaxy_id"]).append_column("votes", list_cells(votes))
 
 
 class _OfClass:

@@ -23,6 +23,7 @@ import pyarrow.csv as csv
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
+from galray.core.cells import list_cells
 from galray.core.errors import InputError
 from galray.core.storage import Location, storage_errors
 from galray.data.tables import FITS_SUFFIXES, NULL_CELLS, VOTABLE_SUFFIXES, read_catalogue
@@ -198,7 +199,7 @@ def _arrow(column: Any, rows: Any) -> pa.Array:
         texts = np.char.rstrip(values.astype(np.str_))
         return pa.array(texts.tolist(), pa.string(), mask=texts == "")
     if values.ndim > 1:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), int(np.prod(values.shape[1:])))
+        return list_cells(values)
     missing = values == column.null if column.null is not None else None
     return pa.array(values, mask=missing, from_pandas=True)
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from galray.core.cells import votes_array
+from galray.core.cells import list_cells, votes_array
 from galray.core.errors import InputError
 from galray.core.manifest import Manifest, file_fingerprint, is_published, local_folder
-from galray.core.schema import N_ANSWERS
 from galray.core.storage import Location
 from galray.data.tables import Catalogue, as_ids, read_catalogue
 
@@ -100,8 +99,7 @@ class Labelled:
             galaxies = _replaced(galaxies, "label", pa.array(label, pa.string()))
         if "votes" in galaxies.column_names:
             votes = np.where(own[:, None], votes_array(galaxies), np.float32(np.nan))
-            cells = pa.FixedSizeListArray.from_arrays(pa.array(votes.ravel()), N_ANSWERS)
-            galaxies = _replaced(galaxies, "votes", cells)
+            galaxies = _replaced(galaxies, "votes", list_cells(votes))
         return galaxies
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from galray.core.cells import list_cells
 from galray.core.errors import InputError
 from galray.core.schema import N_ANSWERS, fingerprint
 from galray.data.sources import ImageSource, ParquetSource, climbs_out
@@ -63,7 +64,7 @@ class Plan:
             start += size
 
     def _block(self, part: slice) -> pa.Table:
-        votes = pa.FixedSizeListArray.from_arrays(pa.array(self.votes[part].ravel()), N_ANSWERS)
+        votes = list_cells(self.votes[part])
         table = pa.Table.from_pandas(self.frame.iloc[part], schema=_PLAN_SCHEMA, preserve_index=False)
         return table.append_column("votes", votes)
 

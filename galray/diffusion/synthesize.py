@@ -76,9 +76,8 @@ class SynthesizeConfig(Sampling, JobConfig):
         require(self.seed >= 0, f"--seed is {self.seed}; give 0 or more.")
         require(self.condition_weight > 0, "--condition-weight must be above 0; 1 asks as votes say.")
         if "{root}" not in self.recipe:  # else the root may still change
-            of_real = any(request.votes_of for request in self.requests())
             require(
-                of_real or not self.labelled,
+                _asks_for_real_votes(self.requests()) or not self.labelled,
                 "--labelled says whose votes may be used, and nothing asked for has votes_of: leave it out.",
             )
 
@@ -153,7 +152,7 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
             num_gpus=1 if config.scaling.use_gpu else 0,
         )
         publication.lineage |= {"requests": [asdict(request) for request in plan.requests]}
-        publication.lineage |= seen_in_training(labelled) if _asks_for_real_votes(plan) else {}
+        publication.lineage |= seen_in_training(labelled) if _asks_for_real_votes(plan.requests) else {}
         run.metrics(publication.counts)
     forget_units(output)
     say(f"synthesize: {publication.counts['rows_out']} galaxies -> {output.uri}")
@@ -162,21 +161,21 @@ def synthesize(config: SynthesizeConfig) -> Manifest:
 
 def _parents(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> dict[str, str]:
     places = {config.location(config.denoiser): "denoiser"}
-    if _asks_for_real_votes(plan):
+    if _asks_for_real_votes(plan.requests):
         places[config.location(config.galaxies)] = "galaxies"
     parents = {place.uri: Manifest.read(place, kind).fingerprint for place, kind in places.items()}
     return parents | dict(labelled.parents if labelled else {})
 
 
-def _asks_for_real_votes(plan: Plan) -> bool:
-    return any(request.votes_of for request in plan.requests)
+def _asks_for_real_votes(requests: Sequence[Request]) -> bool:
+    return any(request.votes_of for request in requests)
 
 
 def _units(config: SynthesizeConfig, plan: Plan, labelled: Labelled | None) -> pa.Table:
     """Return the batches to paint, each with the real galaxies that its own are asked to be like."""
     batches = np.array(plan.batches(config.batch_size))
     units = pa.table({UNIT: np.arange(len(batches)), "first": batches[:, 0], "end": batches[:, 1]})
-    if not _asks_for_real_votes(plan):
+    if not _asks_for_real_votes(plan.requests):
         return units
     edges = pa.array([*batches[:, 0], plan.total], pa.int32())
     lent = donors(plan, _real_galaxies(config, plan, labelled))

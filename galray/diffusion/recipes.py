@@ -20,6 +20,7 @@ A recipe file is a list of requests. What a request does not say, the job's opti
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -165,6 +166,45 @@ RECIPES: dict[str, tuple[Request, ...]] = {
 }
 
 
+def counted(requests: Sequence[Request], counts: Sequence[str]) -> tuple[Request, ...]:
+    """Return the requests that paint so many galaxies of each label; labels that are not named get none.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+        Those of one label share its galaxies.
+    counts : sequence of str
+        ``label:number``, such as ``spiral:200``.
+
+    Raises
+    ------
+    ConfigError
+        A label that no request paints, or one named twice, a number that is none, or none above 0.
+    """
+    numbers: dict[str, int] = {}
+    of_label = Counter(request.label for request in requests)
+    for text in counts:
+        label, _, number = text.rpartition(":")
+        if label not in of_label:
+            raise ConfigError(
+                f"--counts {text!r}: nothing asked for is labelled {label!r}{nearest(label, of_label)}. "
+                f"Write label:number, with one of {', '.join(of_label)}."
+            )
+        if not (number.isascii() and number.isdigit()) or label in numbers:
+            raise ConfigError(f"--counts {text!r}: give each label once, with how many galaxies to paint.")
+        numbers[label] = int(number)
+    if not any(numbers.values()):
+        raise ConfigError(f"--counts {' '.join(counts)}: that is no galaxy at all. Give a label more than 0.")
+    parts = {label: iter(_shared(number, of_label[label])) for label, number in numbers.items()}
+    settled = [(request, next(parts[request.label])) for request in requests if request.label in parts]
+    return tuple(replace(request, count=count) for request, count in settled if count)
+
+
+def _shared(count: int, parts: int) -> list[int]:
+    """Return a count in as equal parts as whole numbers are."""
+    return [(count + part) // parts for part in reversed(range(parts))]
+
+
 def is_file(recipe: str) -> bool:
     """Return whether a recipe's name is that of a file, and not of a built-in one."""
     return recipe not in RECIPES and (recipe.endswith((".yaml", ".yml")) or "/" in recipe)
@@ -253,7 +293,7 @@ class Plan:
     def of(cls, requests: Sequence[Request], count: int, default: Sampling, seed: int) -> Plan:
         """Settle what requests leave to the job; `count` is shared by those that have none of their own."""
         open_requests = [i for i, request in enumerate(requests) if request.count is None]
-        share = {i: (count + n) // len(open_requests) for n, i in enumerate(reversed(open_requests))}
+        share = dict(zip(open_requests, _shared(count, len(open_requests)), strict=True))
         counts = tuple(share[i] if r.count is None else r.count for i, r in enumerate(requests))
         samplings = tuple(request.sampling(default) for request in requests)
         for request, sampling in zip(requests, samplings, strict=True):

@@ -34,7 +34,7 @@ from galray.data.lineage import seen_in_training
 from galray.diffusion.conditions import condition
 from galray.diffusion.painting import Compute, Paint, donors
 from galray.diffusion.pipeline import GalaxyPipeline
-from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, is_file, read_recipe
+from galray.diffusion.recipes import RECIPES, Plan, Request, Sampling, counted, is_file, read_recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +61,8 @@ class SynthesizeConfig(Sampling, JobConfig):
     """Weight of every answer asked for that has none of its own; above 1 strengthens it."""
     count: int = 1000
     """Galaxies of all requests together that have no count of their own."""
+    counts: tuple[str, ...] = ()
+    """Instead: so many of each label, such as spiral:200 edge_on:50; of labels that are not named none."""
     batch_size: int = 50
     """Galaxies painted at once, and of one shard; part of what decides an image's last bits."""
     precision: StatedPrecision = "float32"
@@ -92,10 +94,14 @@ class SynthesizeConfig(Sampling, JobConfig):
         Raises
         ------
         ConfigError
-            An unknown recipe or answer, or a recipe file with faults.
+            An unknown recipe, answer or label, or a recipe file with faults.
         InputError
             There is no such recipe file.
         """
+        requests = self._of_recipe()
+        return counted(requests, self.counts) if self.counts else requests
+
+    def _of_recipe(self) -> tuple[Request, ...]:
         if self.answers:
             return (Request(self.label, dict.fromkeys(self.answers, 1.0)),)
         if is_file(self.recipe):

@@ -16,7 +16,7 @@ from galray.diffusion.synthesize import PRESETS as SYNTHESES
 from galray.diffusion.synthesize import SynthesizeConfig
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import TrainConfig
-from galray.search.settings import Setting, class_names, emphasis
+from galray.search.settings import Setting, class_names, emphasis, filled_up
 
 Step = TypeVar("Step", TrainConfig, LabelConfig, SynthesizeConfig, ClassifyConfig)
 
@@ -146,12 +146,13 @@ class StudyConfig(JobConfig):
     label: LabelConfig = field(default_factory=LabelConfig)
     synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
     vary: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["variations"].config)
-    """How variations of the labelled galaxies are painted, by the denoiser that knows no label."""
+    """How variations of the labelled galaxies are painted, by the denoiser that knows no label; of these, as
+    of what --synthesize paints, the rarest classes are filled up first."""
     classify: ClassifyConfig = field(
         # As in a survey, for teachers: where a few of each class are known, equal shares make one galaxy in
         # five a cigar, and most of what is then taken for one is something else.
         default_factory=lambda: replace(
-            CLASSIFIERS["classes"].config, augmentation_ratio=0.5, prior="natural"
+            CLASSIFIERS["classes"].config, augmentation_ratio=0.5, prior="natural", replacement=True
         )
     )
     galaxies_shown: int = 150_000
@@ -238,6 +239,7 @@ class StudyConfig(JobConfig):
             denoiser=f"{self.place(labels)}/denoiser",
             output=f"{self.place(labels)}/{PAINTED}",
             seed=labels.seed,
+            counts=filling(self.synthesize, labels.counts),
         )
 
     def varying(self, labels: Labels) -> SynthesizeConfig:
@@ -247,13 +249,19 @@ class StudyConfig(JobConfig):
             denoiser=self.pretraining().output,
             output=f"{self.place(labels)}/{VARIATIONS}",
             seed=labels.seed,
+            counts=filling(self.vary, {name: count for name, count in labels.counts.items() if count}),
             **labels.option,
         )
 
     def classification(self, labels: Labels, name: str) -> ClassifyConfig:
         """Return how one method's classifier is trained."""
         method, place = METHODS[name], self.place(labels)
-        sources = {"synthetic": f"{place}/{method.synthetic}"} if method.augmented else {}
+        sources: dict[str, Any] = {}
+        if method.augmented:
+            # No synthetic galaxy is shown more often than a real one.
+            painted = self.synthesize if method.synthetic == PAINTED else self.vary
+            ratio = min(self.classify.augmentation_ratio, painted.count / labels.labelled)
+            sources = {"synthetic": f"{place}/{method.synthetic}", "augmentation_ratio": ratio}
         sources |= {"approved_by": f"{place}/{method.approver}"} if method.approver else {}
         return self._step(
             self.classify,
@@ -288,6 +296,13 @@ class StudyConfig(JobConfig):
             if METHODS[name].synthetic == PAINTED and set(METHODS[name].advisers) <= set(able):
                 able.append(name)
         return able
+
+
+def filling(painting: SynthesizeConfig, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return how many galaxies to paint of each label, as --counts, to fill up the rarest classes first."""
+    painted = {request.label for request in painting.requests()}
+    shares = filled_up({name: n for name, n in counts.items() if name in painted}, painting.count)
+    return tuple(f"{name}:{count}" for name, count in shares.items())
 
 
 _GZ5 = StudyConfig(
@@ -327,7 +342,7 @@ PRESETS = {
             pretrain=replace(_32PX, steps=3000),
             finetune=replace(_32PX, steps=600),
             synthesize=replace(_GZ5.synthesize, count=1500, num_steps=15),
-            vary=replace(_GZ5.vary, count=1500),
+            vary=replace(_GZ5.vary, count=4500),
             classify=replace(_GZ5.classify, size_px=32),
             galaxies_shown=50_000,
         ),
@@ -338,7 +353,7 @@ PRESETS = {
         StudyConfig(
             settings=tuple(f"dust_lane_early_type:{count}" for count in (0, 10, 40)),
             methods=tuple(name for name, method in METHODS.items() if method.synthetic != VARIATIONS),
-            synthesize=SYNTHESES["dust-lanes"].config,
+            synthesize=replace(SYNTHESES["dust-lanes"].config, count=16_000),
             classify=CLASSIFIERS["laptop"].config,
             galaxies_shown=800_000,
         ),

@@ -7,6 +7,7 @@ machine or on what else is in the table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +135,27 @@ def labelled_ids(
         galaxy_id[order][classes[order] == index][: setting.limit(name)] for index, name in enumerate(names)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def filled_up(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    """Share galaxies to paint so that with them the rarest classes have as many as they can have alike.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Real galaxies by class; not empty.
+    total : int
+        To paint.
+
+    Returns
+    -------
+    dict of str to int
+        By class; equal shares where the real ones are equally many.
+    """
+    painted = dict.fromkeys(counts, 0)
+    for _ in range(total):
+        painted[min(counts, key=lambda name: counts[name] + painted[name])] += 1
+    return painted
 
 
 def emphasis(counts: dict[str, int], unlabelled: int, share: float) -> tuple[str, ...]:

@@ -137,6 +137,32 @@ def test_labels_are_refused_where_nothing_is_asked_of_real_galaxies():
         SynthesizeConfig(recipe="gz5", labelled="labels.csv")
 
 
+def test_so_many_of_each_label_are_painted_whichever_requests_paint_them():
+    lanes = SynthesizeConfig(counts=("dust_lane_early_type:5",)).requests()
+    assert [request.count for request in lanes] == [3, 2]
+    some = SynthesizeConfig(
+        recipe="gz5", count=9, counts=("spiral:0", "edge_on:4", "completely_round_smooth:1")
+    )
+    assert [(r.label, r.count) for r in some.requests()] == [("completely_round_smooth", 1), ("edge_on", 4)]
+    assert some.plan().total == 5
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (("spirals:3",), "labelled 'spirals' .did you mean 'spiral'"),
+        (("spiral",), "nothing asked for is labelled ''"),
+        (("spiral:many",), "with how many galaxies"),
+        (("spiral:-1",), "with how many galaxies"),
+        (("spiral:3", "spiral:4"), "each label once"),
+        (("spiral:0",), "no galaxy at all"),
+    ],
+)
+def test_counts_that_cannot_be_painted_are_refused(counts, told):
+    with pytest.raises(ConfigError, match=told):
+        SynthesizeConfig(recipe="gz5", counts=counts)
+
+
 def test_counts_are_exact_and_the_rest_is_shared():
     one, two, fixed = (Request("x", {"smooth": 1}, count=count) for count in (None, None, 4))
     assert plan_of(one, fixed, two, count=7).counts == (4, 4, 3)

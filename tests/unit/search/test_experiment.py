@@ -84,6 +84,22 @@ def test_variations_are_of_the_labelled_galaxies_by_a_denoiser_that_knows_no_lab
     assert learning.synthetic == varying.output != config.painting(few).output
 
 
+def test_what_is_painted_fills_up_the_rarest_classes_that_can_be_painted() -> None:
+    config = StudyConfig()
+    counts = dict(text.split(":") for text in config.painting(labels(5_000, rare=0)).counts)
+    assert counts == dict.fromkeys(NAMES, "0") | {"spiral": str(config.synthesize.count)}
+    varied = config.varying(labels(5_000, rare=0)).counts
+    assert "spiral" not in dict(text.split(":") for text in varied)  # there is none to vary
+    assert sum(int(text.split(":")[1]) for text in varied) == config.vary.count
+
+
+def test_no_synthetic_galaxy_is_shown_more_often_than_a_real_one() -> None:
+    config = StudyConfig()
+    few, many = (config.classification(labels(n), "augmented-variations") for n in (30, 5_000))
+    assert few.augmentation_ratio == config.classify.augmentation_ratio
+    assert many.augmentation_ratio == config.vary.count / 25_000
+
+
 @pytest.mark.parametrize("count", [2, 10, 30, 3000])
 def test_every_setting_is_shown_as_many_galaxies(count: int) -> None:
     config = StudyConfig(galaxies_shown=60_000)

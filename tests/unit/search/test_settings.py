@@ -6,7 +6,7 @@ import pytest
 
 from galray.core.errors import ConfigError
 from galray.data.batches import EmphasisRule
-from galray.search.settings import Setting, class_names, classes_of, emphasis, labelled_ids
+from galray.search.settings import Setting, class_names, classes_of, emphasis, filled_up, labelled_ids
 
 NAMES = ("spiral", "edge_on", "cigar_shaped_smooth")
 IDS = np.arange(588_000_000_000_000_000, 588_000_000_000_000_000 + 900, dtype=np.int64)
@@ -78,3 +78,14 @@ def test_labelled_galaxies_get_their_share_evenly_over_classes() -> None:
 def test_where_all_are_labelled_the_rare_are_shown_as_often_as_the_common() -> None:
     assert emphasis({"spiral": 90, "edge_on": 10}, 0, 0.5) == ("features_or_disk+edge_on:5",)
     assert emphasis({"spiral": 0}, 100, 0.5) == ()
+
+
+def test_the_rarest_classes_are_filled_up_first() -> None:
+    assert filled_up({"spiral": 30, "edge_on": 30}, 10) == {"spiral": 5, "edge_on": 5}
+    assert filled_up({"spiral": 50, "edge_on": 20, "cigar_shaped_smooth": 3}, 15) == {
+        "spiral": 0,
+        "edge_on": 0,
+        "cigar_shaped_smooth": 15,
+    }
+    filled = filled_up({"spiral": 50, "edge_on": 20, "cigar_shaped_smooth": 3}, 25)
+    assert filled == {"spiral": 0, "edge_on": 4, "cigar_shaped_smooth": 21}

@@ -82,9 +82,9 @@ def _run_steps(
         log.add(metrics)
         if progress:
             progress.advance(1, f"loss {log.loss:.3f}")
-        if config.sample_every and state.step % config.sample_every == 0:
-            _show_samples(config, state, run)
         last = state.step == config.steps
+        if config.sample_every and (last or state.step % config.sample_every == 0):
+            _show_samples(config, state, run)
         if last or state.step % config.log_every == 0:
             # A node that will be taken away is told of in advance: keep what has been learnt, once.
             warned = not saved_in_time and ray.train.get_preemption_info() is not None

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 from ray.data import ActorPoolStrategy
 
 from galray.core.cluster import Scaling, say
@@ -212,19 +211,18 @@ def paint_grid(
     guidance_scale: float = 2.0,
 ) -> Figure:
     """Paint a row of galaxies for each request, at fixed seeds, as a figure."""
-    asked = [condition(request.answers) for request in requests for _ in range(per_request)]
-    images = pipeline(
-        torch.stack([one.votes for one in asked]),
-        seeds=list(range(per_request)) * len(requests),
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-    )
     figure = blank_figure(1.2 * per_request, 1.35 * len(requests))
     axes = figure.subplots(len(requests), per_request, squeeze=False)
-    for ax, image in zip(axes.flat, images, strict=True):
-        ax.imshow(image)
-        ax.axis("off")
     for row, request in zip(axes, requests, strict=True):
+        images = pipeline(  # a row at a time, which fits where a batch of training does
+            condition(request.answers).votes.expand(per_request, -1),
+            seeds=list(range(per_request)),
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+        )
+        for ax, image in zip(row, images, strict=True):
+            ax.imshow(image)
+            ax.axis("off")
         row[0].set_title(request.label, loc="left", fontsize=8)
     return figure
 

@@ -37,7 +37,6 @@ from galray.diffusion.pipeline import GalaxyPipeline
 from galray.diffusion.pretrained import merge_adapters
 from galray.diffusion.start import Start, Statistics, check_start
 from galray.diffusion.state import read_state, restore_trained
-from galray.diffusion.synthesize import RECIPES, paint_grid
 
 CHECKPOINTS = "checkpoints"
 _STATISTICS_GALAXIES = 1024
@@ -100,8 +99,8 @@ class TrainConfig(JobConfig):
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 500
-    sample_every: int = 0
-    """Paint a grid of galaxies for MLflow every so many steps; 0 only at the end."""
+    sample_every: int = 1000
+    """Paint a grid of galaxies for MLflow every so many steps, and at the end; 0 never."""
     loader_processes: int = 0
     """Processes of a worker that read ahead; 1 where the cache lies in a bucket, 0 beside a CPU."""
 
@@ -206,7 +205,6 @@ def train(config: TrainConfig) -> Manifest:
         publication.lineage = trained_on(parents, labelled)
         if config.p_all == 1:  # it has seen images alone
             publication.lineage["labelled"] = ""
-        run.figure(paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12), "samples.png")
     (output / CHECKPOINTS).delete()
     say(f"train: {config.steps} steps -> {output.uri}")
     return Manifest.read(output)
@@ -326,7 +324,6 @@ PRESETS = {
             weight_decay=0.01,
             ema_decay=0.999,
             emphasis=("cigar_shaped:5",),
-            sample_every=1000,
         ),
     ),
     "paper": Preset("GalaxySD's recipe: Stable Diffusion 1.5 at 424 px, for one GPU", _PAPER),

@@ -78,6 +78,7 @@ def main(steps: int = 10, repeats: int = 3, batch_size: int = 2) -> None:
                 batch_size=batch_size,
                 log_every=WARMUP_STEPS,
                 checkpoint_every=10 * steps * WARMUP_STEPS,
+                sample_every=0,
             )
             started_s = time.perf_counter()
             train(config)

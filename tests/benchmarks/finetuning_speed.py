@@ -59,7 +59,7 @@ WARMUP_STEPS = 2
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(steps: int = 10, repeats: int = 3, batch_size: int = 2) -> None:
+def main(steps: int = 16, repeats: int = 3, batch_size: int = 2) -> None:
     job, example, cache_s = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="galray-finetuning-speed-") as name, connect():
         publish_noise(open_location(f"{name}/galaxies"), GALAXIES, SIZE_PX)

@@ -76,14 +76,14 @@ def main(steps: int = 600, repeats: int = 3) -> None:
 
 
 def job_rate(root: Path, config: TrainConfig) -> float:
-    """Return images a second over the second half of the latest run, from report to report."""
+    """Return images a second over the second half of the latest run, but for its last checkpoint."""
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiment = client.get_experiment_by_name("galray")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
     points = next(p for run in runs if (p := client.get_metric_history(run.info.run_id, "loss")))
     points = sorted((point for point in points if 2 * point.step >= config.steps), key=lambda p: p.step)
-    first, last = points[0], points[-1]
+    first, last = points[0], points[-2]  # the last report comes when all has been written
     return config.batch_size * (last.step - first.step) / (last.timestamp - first.timestamp) * 1e3
 
 

@@ -1,17 +1,18 @@
 """Speed of the classifier's training job, beside a bare PyTorch loop on the same cores.
 
-    python tests/benchmarks/classify_speed.py [preset] [galaxies] [epochs] [repeats]
+    python tests/benchmarks/classify_speed.py [preset] [galaxies] [epochs] [repeats] [workers]
 
 The bare loop has all images in one tensor in memory, and takes steps of the same model, batch size,
-augmentation, precision and optimiser, with as many threads, in a process of its own: no cache, moving
-average, gradient clipping, checkpoint or report. The job is Ray Train's, as `jobs/classify.py` runs it. Of
-both, the steps of the last epoch are timed; what starts Ray, fills the cache and judges the validation
-galaxies is left out, and the whole job's rate given apart. Pixels are noise; the arithmetic does not mind.
-Runs alternate, so that a busy machine slows both. Prints one JSON object on the last line.
+augmentation, precision, optimiser, clipping and moving average, with all of the job's threads in one process:
+no cache, checkpoint or report. The job is Ray Train's, as `jobs/classify.py` runs it. Of both, the steps of
+the last epoch are timed; what starts Ray, fills the cache and judges the validation galaxies is left out, and
+the whole job's rate given apart. Pixels are noise; the arithmetic does not mind. Runs alternate, so that a
+busy machine slows both. Prints one JSON object on the last line.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import statistics
@@ -27,12 +28,13 @@ from hardware import hardware
 from noise_galaxies import publish_noise
 from rates import compared
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from galray.classifier.augment import resample
 from galray.classifier.network import Classifier
 from galray.classifier.targets import MORPHOLOGY
 from galray.classifier.train import PRESETS, ClassifyConfig, fit
-from galray.core.cluster import connect
+from galray.core.cluster import Scaling, connect
 from galray.core.precision import in_bfloat16
 from galray.core.storage import open_location
 
@@ -42,9 +44,12 @@ JUDGED = 64  # galaxies in each of the other splits
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def main(preset: str = "classes", galaxies: int = 16_000, epochs: int = 2, repeats: int = 3) -> None:
+def main(
+    preset: str = "classes", galaxies: int = 16_000, epochs: int = 2, repeats: int = 3, workers: int = 1
+) -> None:
     with tempfile.TemporaryDirectory(prefix="galray-classify-speed-") as name:
-        config = replace(PRESETS[preset].config, root=name, epochs=epochs, validate_every=1)
+        scaling = Scaling(workers=workers)
+        config = replace(PRESETS[preset].config, root=name, epochs=epochs, validate_every=1, scaling=scaling)
         publish_noise(config.location(config.galaxies), galaxies, config.size_px, JUDGED)
         figures = {
             "hardware": hardware(),
@@ -55,6 +60,7 @@ def main(preset: str = "classes", galaxies: int = 16_000, epochs: int = 2, repea
             "bfloat16": in_bfloat16(config.precision, "cpu"),
             "galaxies": galaxies,
             "epochs": epochs,
+            "workers": workers,
             "repeats": repeats,
             **compare(config, galaxies, repeats),
         }
@@ -75,7 +81,7 @@ def compare(config: ClassifyConfig, galaxies: int, repeats: int) -> dict[str, ob
 
 def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
     """Train for the epochs, all in memory; returns the images per second of the last."""
-    torch.set_num_threads(config.scaling.threads)
+    torch.set_num_threads(config.scaling.threads * config.scaling.workers)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     size = config.size_px
@@ -83,7 +89,8 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
     classes = torch.randint(len(MORPHOLOGY), (galaxies,), generator=generator)
     model = Classifier(config.network()).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    rate = 0.0
+    average = [parameter.clone() for parameter in copy.deepcopy(model).parameters()]
+    update, rate = get_ema_multi_avg_fn(config.ema_decay), 0.0
     for _ in range(config.epochs):
         started_s = time.perf_counter()
         rows = torch.randperm(galaxies, generator=generator).split(config.batch_size)
@@ -93,7 +100,10 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
                 outputs = model(batch)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(outputs.morphology, classes[chosen]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
             optimizer.step()
+            with torch.no_grad():
+                update(average, list(model.parameters()), 0)
         rate = galaxies / (time.perf_counter() - started_s)
     return rate
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,15 @@ def train_loop(
         state.restore(latest)
         if is_first():
             say(f"train: goes on from the checkpoint after step {state.step}")
-    _run_steps(config, state, model, galaxies, run)
+    _run_steps(config, state, model, galaxies, partial(_show_samples, config, statistics, run))
 
 
 def _run_steps(
-    config: TrainConfig, state: TrainingState, model: nn.Module, galaxies: CachedGalaxies, run: Run
+    config: TrainConfig,
+    state: TrainingState,
+    model: nn.Module,
+    galaxies: CachedGalaxies,
+    show: Callable[[TrainingState], None],
 ) -> None:
     progress = Progress("train", config.steps, "steps") if is_first() else None
     if progress:
@@ -84,7 +89,7 @@ def _run_steps(
             progress.advance(1, f"loss {log.loss:.3f}")
         last = state.step == config.steps
         if config.sample_every and (last or state.step % config.sample_every == 0):
-            _show_samples(config, state, run)
+            show(state)
         if last or state.step % config.log_every == 0:
             # A node that will be taken away is told of in advance: keep what has been learnt, once.
             warned = not saved_in_time and ray.train.get_preemption_info() is not None
@@ -238,13 +243,14 @@ def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:
     )
 
 
-def _show_samples(config: TrainConfig, state: TrainingState, run: Run) -> None:
+def _show_samples(config: TrainConfig, statistics: Statistics | None, run: Run, state: TrainingState) -> None:
     """Track what the averaged weights paint now, at fixed seeds and conditions."""
-    if not (is_first() or config.scaling.shard):  # sharded weights need all workers to paint
-        return
-    pipeline = GalaxyPipeline.from_denoiser(state.average)
-    figure = paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12)
+    average = state.average
+    if config.scaling.shard:
+        average = state.averaged(config.untrained(statistics)).to(get_device()).eval()
     if is_first():
+        pipeline = GalaxyPipeline.from_denoiser(average)
+        figure = paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12)
         run.figure(figure, f"samples/step-{state.step:07d}.png")
 
 

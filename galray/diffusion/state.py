@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 
 from galray.core.averaging import move_average
 from galray.core.errors import InputError
@@ -93,6 +93,13 @@ class TrainingState:
         set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=_PARTLY)
         self.step, self.skipped = state["step"], state["skipped"]
 
+    def averaged(self, whole: Denoiser) -> Denoiser:
+        """Give an undivided denoiser the averaged weights; all workers call this, the first gets them."""
+        weights = get_model_state_dict(self.average, options=_FULL)
+        if is_first():
+            restore_trained(whole, weights)
+        return whole
+
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights."""
         average, weights = trainable_parameters(self.average), trainable_parameters(self.denoiser)
@@ -120,6 +127,3 @@ def _shard(denoiser: Denoiser) -> None:
         if level is not None:
             fully_shard(cast(nn.Module, level))
     fully_shard(denoiser)
-    # Painting calls these, not `forward`.
-    register_fsdp_forward_method(denoiser, "predict")
-    register_fsdp_forward_method(encoder, "unconditional")

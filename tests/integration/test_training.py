@@ -183,6 +183,7 @@ def test_two_workers_take_the_same_steps(calm: Path, tmp_path: Path, shard: bool
     """Batches, draws and gradients do not depend on how the batch is shared out, unevenly too."""
     root = trained(run_of(tmp_path / "two"), scaling=Scaling(workers=2, shard=shard))
     assert_same_curve(loss_curve(root), loss_curve(calm), rtol=2e-3)
+    assert list(root.glob("mlflow-artifacts/*/artifacts/samples/step-*.png"))
 
 
 def test_ctrl_c_is_told_apart_and_what_was_learnt_stays(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from galray.data.stream import CachedGalaxies, TrainingStream, loader
 from galray.diffusion.conditions import drop_questions
 from galray.diffusion.objective import Draws
 from galray.diffusion.pipeline import GalaxyPipeline
-from galray.diffusion.state import TrainingState
+from galray.diffusion.state import TrainingState, restore_trained
 from galray.diffusion.synthesize import RECIPES, paint_grid
 
 if TYPE_CHECKING:
@@ -246,12 +246,16 @@ def report(state: TrainingState, metrics: dict[str, Any], due: bool) -> None:
 def _show_samples(config: TrainConfig, statistics: Statistics | None, run: Run, state: TrainingState) -> None:
     """Track what the averaged weights paint now, at fixed seeds and conditions."""
     average = state.average
-    if config.scaling.shard:
-        average = state.averaged(config.untrained(statistics)).to(get_device()).eval()
-    if is_first():
-        pipeline = GalaxyPipeline.from_denoiser(average)
-        figure = paint_grid(pipeline, RECIPES["one_of_each"], per_request=6, num_steps=12)
-        run.figure(figure, f"samples/step-{state.step:07d}.png")
+    gathered = state.averaged_weights() if config.scaling.shard else {}
+    if not is_first():
+        return
+    if gathered:
+        average = config.untrained(statistics).to(get_device()).eval()
+        restore_trained(average, gathered)
+    figure = paint_grid(
+        GalaxyPipeline.from_denoiser(average), RECIPES["one_of_each"], per_request=6, num_steps=12
+    )
+    run.figure(figure, f"samples/step-{state.step:07d}.png")
 
 
 def _what_stopped(state: TrainingState, metrics: dict[str, Any], batch: dict[str, Tensor]) -> str:

@@ -76,7 +76,7 @@ class TrainingState:
         """Write the state as one file; in a sharded run all workers must call this together."""
         state = {
             "denoiser": get_model_state_dict(self.denoiser, options=_FULL),
-            "average": get_model_state_dict(self.average, options=_FULL),
+            "average": self.averaged_weights(),
             "optimizer": get_optimizer_state_dict(self.denoiser, self.optimizer, options=_FULL),
             "step": self.step,
             "skipped": self.skipped,
@@ -93,12 +93,9 @@ class TrainingState:
         set_optimizer_state_dict(self.denoiser, self.optimizer, state["optimizer"], options=_PARTLY)
         self.step, self.skipped = state["step"], state["skipped"]
 
-    def averaged(self, whole: Denoiser) -> Denoiser:
-        """Give an undivided denoiser the averaged weights; all workers call this, the first gets them."""
-        weights = get_model_state_dict(self.average, options=_FULL)
-        if is_first():
-            restore_trained(whole, weights)
-        return whole
+    def averaged_weights(self) -> dict[str, Any]:
+        """Return the averaged weights, undivided; all workers call this together, and the first gets them."""
+        return get_model_state_dict(self.average, options=_FULL)
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights."""

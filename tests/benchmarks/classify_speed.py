@@ -34,7 +34,7 @@ from galray.classifier.augment import resample
 from galray.classifier.network import Classifier
 from galray.classifier.targets import MORPHOLOGY
 from galray.classifier.train import PRESETS, ClassifyConfig, fit
-from galray.core.cluster import Scaling, connect
+from galray.core.cluster import connect
 from galray.core.precision import in_bfloat16
 from galray.core.storage import open_location
 
@@ -48,8 +48,9 @@ def main(
     preset: str = "classes", galaxies: int = 16_000, epochs: int = 2, repeats: int = 3, workers: int = 1
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="galray-classify-speed-") as name:
-        scaling = Scaling(workers=workers)
-        config = replace(PRESETS[preset].config, root=name, epochs=epochs, validate_every=1, scaling=scaling)
+        chosen = PRESETS[preset].config
+        scaling = replace(chosen.scaling, workers=workers)
+        config = replace(chosen, root=name, epochs=epochs, validate_every=1, scaling=scaling)
         publish_noise(config.location(config.galaxies), galaxies, config.size_px, JUDGED)
         figures = {
             "hardware": hardware(),

@@ -127,7 +127,7 @@ class CachedGalaxies:
         """
         columns = {name: self.columns[name] for name in names or self.columns}
         tables = [self._read(block, list(columns)) for block in blocks]
-        table = pa.concat_tables(tables).combine_chunks()
+        table = pa.concat_tables(tables)
         values = {name: column.values(table[name]) for name, column in columns.items()}
         return {"galaxy_id": table["galaxy_id"].to_numpy(), **values}
 
@@ -209,9 +209,10 @@ class TrainingStream(IterableDataset):
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from its `first` on; what comes before is not read."""
-        pending: list[Batch] = []
         left_out = first * self.batch_size
         yielded = first
+        batch: Batch = {}
+        begun = 0  # galaxies of a batch that the last group could not fill
         for group, (blocks, order) in enumerate(self._groups(epoch)):
             if left_out >= len(order):
                 left_out -= len(order)
@@ -219,15 +220,14 @@ class TrainingStream(IterableDataset):
             rows = self.galaxies.read(blocks)
             if self.weigh:
                 order = _drawn(self.weigh(rows), np.random.default_rng((self.seed, epoch, group)))
-            pending.append({name: values[order[left_out:]] for name, values in rows.items()})
-            left_out = 0
-            joined = {name: np.concatenate([part[name] for part in pending]) for name in rows}
-            whole = len(joined["galaxy_id"]) // self.batch_size * self.batch_size
-            for start in range(0, whole, self.batch_size):
-                share = slice(start + self.rank, start + self.batch_size, self.workers)
-                yield {name: values[share] for name, values in joined.items()}
-                yielded += 1
-            pending = [{name: values[whole:] for name, values in joined.items()}]
+            order, left_out = order[left_out:], 0
+            for chosen in np.split(order, range(self.batch_size - begun, len(order), self.batch_size)):
+                taken = {name: values[chosen] for name, values in rows.items()}
+                batch = _joined([batch, taken]) if begun else taken
+                begun += len(chosen)
+                if begun == self.batch_size:
+                    yield {name: values[self.rank :: self.workers] for name, values in batch.items()}
+                    yielded, begun = yielded + 1, 0
         assert (
             yielded == self.steps_per_epoch
         )  # otherwise positions would not be what resuming takes them for
@@ -239,6 +239,11 @@ class TrainingStream(IterableDataset):
         for start in range(0, len(shuffled), BLOCKS_TOGETHER):
             blocks = [self.galaxies.blocks[i] for i in shuffled[start : start + BLOCKS_TOGETHER]]
             yield blocks, random.permutation(sum(block.rows for block in blocks))
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    """Return the galaxies of some batches as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _drawn(weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -260,8 +265,7 @@ class MixedStream(IterableDataset):
     streams: tuple[TrainingStream, ...]
 
     def __iter__(self) -> Iterator[Batch]:
-        for parts in zip(*self.streams, strict=True):
-            yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        yield from map(_joined, zip(*self.streams, strict=True))
 
 
 def loader(stream: IterableDataset, processes: int, *, pin_memory: bool = False) -> DataLoader:

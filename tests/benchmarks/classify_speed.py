@@ -12,7 +12,6 @@ busy machine slows both. Prints one JSON object on the last line.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import statistics
@@ -90,7 +89,7 @@ def bare_loop(config: ClassifyConfig, galaxies: int) -> float:
     classes = torch.randint(len(MORPHOLOGY), (galaxies,), generator=generator)
     model = Classifier(config.network()).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    average = [parameter.clone() for parameter in copy.deepcopy(model).parameters()]
+    average = [parameter.detach().clone() for parameter in model.parameters()]
     update, rate = get_ema_multi_avg_fn(config.ema_decay), 0.0
     for _ in range(config.epochs):
         started_s = time.perf_counter()

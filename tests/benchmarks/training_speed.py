@@ -12,7 +12,6 @@ so that a busy machine slows both. Prints one JSON object on the last line.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import sys
@@ -97,7 +96,7 @@ def bare_rate(config: TrainConfig) -> float:
     bfloat16 = in_bfloat16(config.precision, "cpu")
     if bfloat16:
         denoiser.attend_plainly()  # as the job does
-    average = [parameter.clone() for parameter in copy.deepcopy(denoiser).parameters()]
+    average = [parameter.detach().clone() for parameter in denoiser.parameters()]
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, fused=True)
     update, generator, started_s = get_ema_multi_avg_fn(config.ema_decay), torch.Generator(), 0.0
     for step in range(config.steps):

@@ -81,7 +81,7 @@ HEAD = Machine("m7i.xlarge", 4, 0, on_demand_usd_per_h=0.2016, spot_usd_per_h=0.
 CPU = Machine("m7i.4xlarge", 16, 0, on_demand_usd_per_h=0.8064, spot_usd_per_h=0.3272)
 GPU = Machine("g6.2xlarge", 8, 1, on_demand_usd_per_h=0.9776, spot_usd_per_h=0.5019)
 
-# As the README tells: measured, but for the last one, which is assumed.
+# Measured, as docs/results.md tells, but for the last one, which is assumed.
 RATES = Rates(
     ingest_per_core=6671 / 2,
     scan_per_core=355 / 2,

@@ -23,7 +23,7 @@ from galray.data.batches import read_galaxies
 from galray.data.cache import cached
 from galray.data.labelled import Labelled
 from galray.data.lineage import JUDGED_SPLITS
-from galray.data.stream import CachedGalaxies, Column
+from galray.data.stream import CachedGalaxies, Column, joined
 
 if TYPE_CHECKING:
     from galray.classifier.train import ClassifyConfig
@@ -197,7 +197,7 @@ def measure_balance(
         parts.append(synthetic)
         painted = len(synthetic["morphology"])
         weights.append(np.full(painted, count * config.synthetic_per_step / config.batch_size / painted))
-    mixed = {name: np.concatenate([part[name] for part in parts]) for name in real}
+    mixed = joined(parts)
     refuse_one_sided(mixed, settings, config.galaxies)
     return balance(
         mixed,

@@ -223,7 +223,7 @@ class TrainingStream(IterableDataset):
             order, left_out = order[left_out:], 0
             for chosen in np.split(order, range(self.batch_size - begun, len(order), self.batch_size)):
                 taken = {name: values[chosen] for name, values in rows.items()}
-                batch = _joined([batch, taken]) if begun else taken
+                batch = joined([batch, taken]) if begun else taken
                 begun += len(chosen)
                 if begun == self.batch_size:
                     yield {name: values[self.rank :: self.workers] for name, values in batch.items()}
@@ -241,7 +241,7 @@ class TrainingStream(IterableDataset):
             yield blocks, random.permutation(sum(block.rows for block in blocks))
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Batch:
     """Return the galaxies of some batches as one."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -265,7 +265,7 @@ class MixedStream(IterableDataset):
     streams: tuple[TrainingStream, ...]
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from map(_joined, zip(*self.streams, strict=True))
+        yield from map(joined, zip(*self.streams, strict=True))
 
 
 def loader(stream: IterableDataset, processes: int, *, pin_memory: bool = False) -> DataLoader:

@@ -147,11 +147,35 @@ def _early(shape: str) -> dict[str, float]:
     return {"smooth": 0.8, "odd": 0.75, "dust_lane": 0.85, shape: 0.8}
 
 
+_DISK = {"features_or_disk": 0.8, "edge_on": 0.9}
+_NOT_ONE = "not_dust_lane_early_type"
+
+
+def _with_a_lane(shape: str) -> Request:
+    """Ask for what no galaxy of the training need combine: the shape first, and the lane after."""
+    return Request(
+        "dust_lane_early_type", {"odd": 0.4, "dust_lane": 0.7}, outline={"smooth": 0.8, shape: 0.8}
+    )
+
+
 _GZ5 = ("completely_round_smooth", "in_between_smooth", "cigar_shaped_smooth", "edge_on", "spiral")
 
 RECIPES: dict[str, tuple[Request, ...]] = {
     "dust_lane_early_type": tuple(
         Request("dust_lane_early_type", _early(shape)) for shape in ("completely_round", "in_between")
+    ),
+    # Beside others, lest a classifier learn to tell what is painted from what is real.
+    "dust_lane_early_type_in_turn": (
+        _with_a_lane("completely_round"),
+        _with_a_lane("in_between"),
+        Request(_NOT_ONE, {"smooth": 0.8, "completely_round": 0.8, "not_odd": 0.95}, guidance_scale=1.0),
+        Request(_NOT_ONE, {"smooth": 0.8, "in_between": 0.8, "not_odd": 0.95}, guidance_scale=1.0),
+        Request(_NOT_ONE, {**_DISK, "odd": 0.4, "dust_lane": 0.7}, guidance_scale=1.0),
+        Request(_NOT_ONE, {**_DISK, "not_odd": 0.95}, guidance_scale=1.0),
+    ),
+    "dust_lane_early_type_as_real": (
+        Request("dust_lane_early_type", votes_of="dust_lane_early_type"),
+        *(Request(_NOT_ONE, votes_of=label) for label in _GZ5),
     ),
     "gz5": tuple(map(_certain, _GZ5)),
     "gz5_as_real": tuple(Request(label, votes_of=label) for label in _GZ5),

@@ -16,7 +16,7 @@ from galray.diffusion.synthesize import PRESETS as SYNTHESES
 from galray.diffusion.synthesize import SynthesizeConfig
 from galray.diffusion.train import PRESETS as DENOISERS
 from galray.diffusion.train import TrainConfig
-from galray.search.settings import Setting, class_names, emphasis, filled_up
+from galray.search.settings import Setting, class_names, emphasis, filled_up, label_of
 
 Step = TypeVar("Step", TrainConfig, LabelConfig, SynthesizeConfig, ClassifyConfig)
 
@@ -86,6 +86,8 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+_BASELINES = tuple(name for name, method in METHODS.items() if not method.augmented)
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -124,6 +126,9 @@ class Labels:
         return {"labelled": self.uri} if self.uri else {}
 
 
+_DENOISER = replace(DENOISERS["gz5"].config, emphasis=())
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(JobConfig):
     """Which settings, methods and seeds to compare, and how each step is done."""
@@ -135,10 +140,11 @@ class StudyConfig(JobConfig):
     """Each decides which labels may be used, and all that is drawn by chance."""
     galaxies: str = "{root}/galaxies"
     output: str = "{root}/study"
-    pretrain: TrainConfig = field(default_factory=lambda: replace(DENOISERS["gz5"].config, steps=6000))
+    pretrain: TrainConfig = field(default_factory=lambda: replace(_DENOISER, steps=6000))
     """The denoiser that all others go on from: of all training images, and no vote or label of any."""
-    finetune: TrainConfig = field(default_factory=lambda: replace(DENOISERS["gz5"].config, steps=1200))
-    """The denoiser of one setting and seed, which learns the labels that they may use."""
+    finetune: TrainConfig = field(default_factory=lambda: replace(_DENOISER, steps=1200))
+    """The denoiser of one setting and seed, which learns the labels that they may use; beside what it
+    emphasises, labelled galaxies are."""
     labelled_share: float = 0.5
     """Share of the galaxies shown in fine-tuning that have labels, evenly over the classes."""
     denoiser_teacher: str = SELF_TRAINING
@@ -146,8 +152,10 @@ class StudyConfig(JobConfig):
     label: LabelConfig = field(default_factory=LabelConfig)
     synthesize: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["gz5"].config)
     vary: SynthesizeConfig = field(default_factory=lambda: SYNTHESES["variations"].config)
-    """How variations of the labelled galaxies are painted, by the denoiser that knows no label; of these, as
-    of what --synthesize paints, the rarest classes are filled up first."""
+    """How variations of the labelled galaxies are painted, by the denoiser that knows no label."""
+    fill_up: bool = True
+    """Paint the rarest classes first, until real and painted galaxies of each are equally many; otherwise as
+    many of each class, so that being painted is no sign of the rare one."""
     classify: ClassifyConfig = field(
         # As in a survey, for teachers: where a few of each class are known, equal shares make one galaxy in
         # five a cigar, and most of what is then taken for one is something else.
@@ -227,7 +235,10 @@ class StudyConfig(JobConfig):
             start_from=self.pretraining().output,
             output=f"{self.place(labels)}/denoiser",
             cache=f"{self.place(labels)}/cache",
-            emphasis=emphasis(labels.counts, labels.training - labels.labelled, self.labelled_share),
+            emphasis=(
+                *self.finetune.emphasis,
+                *emphasis(labels.counts, labels.training - labels.labelled, self.labelled_share),
+            ),
             seed=labels.seed,
             **labels.option,
         )
@@ -239,7 +250,7 @@ class StudyConfig(JobConfig):
             denoiser=f"{self.place(labels)}/denoiser",
             output=f"{self.place(labels)}/{PAINTED}",
             seed=labels.seed,
-            counts=filling(self.synthesize, labels.counts),
+            counts=self.to_paint(self.synthesize, labels.counts),
         )
 
     def varying(self, labels: Labels) -> SynthesizeConfig:
@@ -249,9 +260,16 @@ class StudyConfig(JobConfig):
             denoiser=self.pretraining().output,
             output=f"{self.place(labels)}/{VARIATIONS}",
             seed=labels.seed,
-            counts=filling(self.vary, {name: count for name, count in labels.counts.items() if count}),
+            counts=self.to_paint(self.vary, {name: count for name, count in labels.counts.items() if count}),
             **labels.option,
         )
+
+    def to_paint(self, painting: SynthesizeConfig, counts: Mapping[str, int]) -> tuple[str, ...]:
+        """Return how many galaxies to paint of each label, as --counts; real ones are counted by class."""
+        asked_for = {request.label for request in painting.requests()}
+        by_label = {label_of(name, self.classify.target): n for name, n in counts.items()}
+        real = {label: n if self.fill_up else 0 for label, n in by_label.items() if label in asked_for}
+        return tuple(f"{label}:{n}" for label, n in filled_up(real, painting.count).items())
 
     def classification(self, labels: Labels, name: str) -> ClassifyConfig:
         """Return how one method's classifier is trained."""
@@ -298,13 +316,6 @@ class StudyConfig(JobConfig):
         return able
 
 
-def filling(painting: SynthesizeConfig, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Return how many galaxies to paint of each label, as --counts, to fill up the rarest classes first."""
-    painted = {request.label for request in painting.requests()}
-    shares = filled_up({name: n for name, n in counts.items() if name in painted}, painting.count)
-    return tuple(f"{name}:{count}" for name, count in shares.items())
-
-
 _GZ5 = StudyConfig(
     settings=(
         *("10", "30", "100", "300", "all"),
@@ -318,6 +329,31 @@ _32PX = replace(
     denoiser=replace(_GZ5.pretrain.denoiser, size_px=32),
     batch_size=64,
     scaling=Scaling(),
+)
+
+_MOCK = StudyConfig(
+    settings=tuple(f"dust_lane_early_type:{count}" for count in (0, 10, 40)),
+    methods=(*_BASELINES, AUGMENTED, "augmented-variations"),
+    pretrain=replace(_GZ5.pretrain, batch_size=16, learning_rate=1.5e-3),
+    # A lane must be learnt without the disk beside it, of the few disks in which volunteers call it odd.
+    finetune=replace(
+        _GZ5.finetune,
+        steps=3000,
+        batch_size=16,
+        learning_rate=1.5e-3,
+        p_question=0.5,
+        emphasis=("dust_lane:8",),
+    ),
+    synthesize=SynthesizeConfig(recipe="dust_lane_early_type_in_turn", guidance_scale=4.0, count=4000),
+    # Half hidden by more noise, galaxies lose their lanes.
+    vary=replace(
+        SYNTHESES["variations"].config,
+        recipe="dust_lane_early_type_as_real",
+        start_time=0.65,
+        count=4000,
+    ),
+    fill_up=False,
+    classify=replace(CLASSIFIERS["laptop"].config, replacement=True),
 )
 
 PRESETS = {
@@ -349,14 +385,8 @@ PRESETS = {
     ),
     "mock": Preset(
         "dust-lane early types at 0.1% of a mock survey; make it first with mock.py --labelled 200000 "
-        "--mock.dust-lane-fraction-early 0.002, and ingest it",
-        StudyConfig(
-            settings=tuple(f"dust_lane_early_type:{count}" for count in (0, 10, 40)),
-            methods=tuple(name for name, method in METHODS.items() if method.synthetic != VARIATIONS),
-            synthesize=replace(SYNTHESES["dust-lanes"].config, count=16_000),
-            classify=CLASSIFIERS["laptop"].config,
-            galaxies_shown=800_000,
-        ),
+        "--mock.dust-lane-fraction-early 0.002 --mock.great-bulge-fraction-edge-on 0.6, and ingest it",
+        _MOCK,
     ),
     "debug": Preset(
         "one setting, one seed, two methods, on the debug mock survey: to see that everything runs",

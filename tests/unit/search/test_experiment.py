@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from galray.core.errors import ConfigError
-from galray.search.experiment import AUGMENTED, METHODS, REAL_ONLY, Labels, StudyConfig
+from galray.search.experiment import AUGMENTED, METHODS, PRESETS, REAL_ONLY, Labels, StudyConfig
 from galray.search.settings import Setting
 
 NAMES = ("completely_round_smooth", "in_between_smooth", "cigar_shaped_smooth", "edge_on", "spiral")
@@ -91,6 +91,28 @@ def test_what_is_painted_fills_up_the_rarest_classes_that_can_be_painted() -> No
     varied = config.varying(labels(5_000, rare=0)).counts
     assert "spiral" not in dict(text.split(":") for text in varied)  # there is none to vary
     assert sum(int(text.split(":")[1]) for text in varied) == config.vary.count
+
+
+def test_or_as_many_of_each_class_are_painted() -> None:
+    config = StudyConfig(fill_up=False)
+    shares = {int(text.split(":")[1]) for text in config.painting(labels(5_000, rare=0)).counts}
+    assert shares == {config.synthesize.count // len(NAMES)}
+
+
+def test_beside_a_rare_target_galaxies_are_painted_that_are_none() -> None:
+    config = PRESETS["mock"].config
+    few = replace(labels(10), counts={"dust_lane_early_type": 10, "other": 160_000})
+    alike = ("dust_lane_early_type:2000", "not_dust_lane_early_type:2000")
+    assert config.painting(few).counts == config.varying(few).counts == alike
+    filling_up = replace(config, fill_up=True).painting(few)
+    assert filling_up.counts == ("dust_lane_early_type:4000", "not_dust_lane_early_type:0")
+
+
+def test_a_denoiser_is_shown_more_of_what_its_options_emphasise_too() -> None:
+    config = PRESETS["mock"].config
+    few = replace(labels(10), counts={"dust_lane_early_type": 10, "other": 900})
+    assert config.finetuning(few).emphasis[0] == "dust_lane:8"
+    assert config.finetuning(few).emphasis[1].startswith("smooth+odd+dust_lane:")
 
 
 def test_no_synthetic_galaxy_is_shown_more_often_than_a_real_one() -> None:

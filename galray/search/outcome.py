@@ -16,7 +16,8 @@ from galray.search.comparison import (
     macro_f1,
     paired_difference,
 )
-from galray.search.experiment import METHODS, StudyConfig
+from galray.search.experiment import StudyConfig
+from galray.search.methods import METHODS
 from galray.search.ranking import over_seeds
 from galray.search.settings import Setting
 

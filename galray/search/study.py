@@ -36,7 +36,8 @@ from galray.diffusion.synthesize import synthesize
 from galray.diffusion.train import TrainConfig, train
 from galray.evaluation.report import FIGURES
 from galray.search.comparison import Judged, macro_f1
-from galray.search.experiment import METHODS, PAINTED, PRESETS, VARIATIONS, Labels, StudyConfig
+from galray.search.experiment import PRESETS, Labels, StudyConfig
+from galray.search.methods import METHODS, PAINTED, VARIATIONS
 from galray.search.outcome import Outcome, outcome
 from galray.search.settings import Setting, class_names, classes_of, label_of, labelled_ids
 from galray.search.study_report import study_report, table_of

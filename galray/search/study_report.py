@@ -14,7 +14,8 @@ from galray.core.pictures import blank_figure
 from galray.evaluation.figures import STYLE
 from galray.evaluation.report import Picture, Report, Section, Verdict, Word
 from galray.search.comparison import Found
-from galray.search.experiment import METHODS, StudyConfig
+from galray.search.experiment import StudyConfig
+from galray.search.methods import METHODS
 from galray.search.outcome import Outcome
 from galray.search.ranking import told
 from galray.search.settings import class_names

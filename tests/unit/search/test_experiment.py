@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from galray.core.errors import ConfigError
-from galray.search.experiment import AUGMENTED, METHODS, PRESETS, REAL_ONLY, Labels, StudyConfig
+from galray.search.experiment import PRESETS, Labels, StudyConfig
+from galray.search.methods import AUGMENTED, METHODS, REAL_ONLY
 from galray.search.settings import Setting
 
 NAMES = ("completely_round_smooth", "in_between_smooth", "cigar_shaped_smooth", "edge_on", "spiral")

@@ -6,7 +6,8 @@ import pytest
 
 from galray.classifier.network import ClassifierConfig
 from galray.search.comparison import Judged
-from galray.search.experiment import REAL_ONLY, StudyConfig
+from galray.search.experiment import StudyConfig
+from galray.search.methods import REAL_ONLY
 from galray.search.outcome import Outcome, outcome
 from galray.search.settings import Setting
 from galray.search.study import judged_classes, judged_target

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from galray.classifier import metrics
+from galray.classifier.detection import Detection, average_precision, completeness_purity
 from galray.classifier.figures import curve_figure
 from galray.classifier.targets import find_target, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
@@ -27,6 +27,7 @@ from galray.classifier.train import ClassifyConfig, classify
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset
 from galray.core.errors import PublishError
+from galray.core.intervals import Estimate, bootstrapped
 from galray.core.manifest import MANIFEST, Manifest, publish
 from galray.core.pictures import blank_figure, png
 from galray.core.shards import shard_paths
@@ -184,8 +185,8 @@ def _compare(config: QuickstartConfig, seconds: dict[str, float]) -> Manifest:
 class Arm:
     """What one classifier found on the tiles."""
 
-    detection: metrics.Detection
-    average_precision: metrics.Estimate
+    detection: Detection
+    average_precision: Estimate
     predictions: pa.Table
 
     def as_dict(self) -> dict[str, float]:
@@ -214,8 +215,8 @@ def _judged(config: QuickstartConfig, name: str, known: pa.Table) -> Arm:
     score = joined["score"].to_numpy()
     decision = Manifest.read(config.location(f"{{root}}/candidates-{name}"), "candidates").lineage
     return Arm(
-        metrics.completeness_purity(is_true, score, decision["threshold"]),
-        metrics.bootstrapped(metrics.average_precision, is_true, score, seed=0),
+        completeness_purity(is_true, score, decision["threshold"]),
+        bootstrapped(average_precision, is_true, score, seed=0),
         pa.table({"truth": is_true, "score": score}),
     )
 

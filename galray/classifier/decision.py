@@ -23,7 +23,7 @@ class Decision:
     train_prevalence : float
         Share of positives that the target's probability assumes.
     temperature : float
-        How much less sure than its score the classifier may be; see `metrics.shift_prior`. Scores and
+        How much less sure than its score the classifier may be; see `calibration.shift_prior`. Scores and
         threshold do not know it.
     """
 

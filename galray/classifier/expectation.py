@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galray.classifier.metrics import CONFIDENCE, Detection, Estimate, refuse_certain
+from galray.classifier.detection import Detection, refuse_certain
+from galray.core.intervals import CONFIDENCE, Estimate
 
 
 @dataclass(frozen=True)

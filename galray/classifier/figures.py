@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from galray.classifier.metrics import (
-    ClassReport,
-    Reliability,
-    completeness_purity_curve,
-    one_against_others,
-)
+from galray.classifier.calibration import Reliability
+from galray.classifier.confusion import ClassReport, one_against_others
+from galray.classifier.detection import completeness_purity_curve
 from galray.core.pictures import blank_figure
 
 if TYPE_CHECKING:

@@ -12,14 +12,28 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from galray.classifier import metrics
-from galray.classifier.calibration import fit_class_temperature, fit_temperature, shift_class_priors
+from galray.classifier.calibration import (
+    calibration_error,
+    fit_class_temperature,
+    fit_temperature,
+    reliability,
+    shift_class_priors,
+    shift_prior,
+)
+from galray.classifier.confusion import (
+    ClassReport,
+    classification,
+    macro_average_precision,
+    macro_f1,
+    one_against_others,
+)
 from galray.classifier.decision import Decision
+from galray.classifier.detection import average_precision, completeness_purity, shares_at, threshold_for
 from galray.classifier.figures import class_curve_figure, confusion_figure, curve_figure, reliability_figure
 from galray.classifier.losses import balance
-from galray.classifier.metrics import ClassReport, bootstrapped
 from galray.classifier.network import ClassifierConfig, Probabilities, Shares
 from galray.classifier.targets import UNKNOWN
+from galray.core.intervals import bootstrapped, bootstrapped_each
 from galray.core.schema import DECISION_TREE, QUESTION_OF_ANSWER
 from galray.core.storage import Location
 from galray.data.lineage import JUDGED_SPLITS
@@ -49,7 +63,7 @@ def of_split(predictions: pa.Table, split: str) -> pa.Table:
 
 def choose_threshold(truth: np.ndarray, score: np.ndarray) -> float:
     """Return the threshold of the best F1; one half where no galaxy of the target can tell."""
-    return metrics.threshold_for(truth, score, best_f1=True) if (truth == 1).any() else 0.5
+    return threshold_for(truth, score, best_f1=True) if (truth == 1).any() else 0.5
 
 
 def tune(truth: np.ndarray, score: np.ndarray, target: str, prevalence: float) -> Decision:
@@ -84,9 +98,9 @@ def validation_metrics(predictions: pa.Table, config: ClassifierConfig) -> dict[
     if not config.targets:
         return followed
     truth, score = _truth_and_score(chosen)
-    detection = metrics.completeness_purity(truth, score, choose_threshold(truth, score))
+    detection = completeness_purity(truth, score, choose_threshold(truth, score))
     return followed | {
-        "average_precision": metrics.average_precision(truth, score),
+        "average_precision": average_precision(truth, score),
         "completeness": detection.completeness.value,
         "purity": detection.purity.value,
         "f1": detection.f1,
@@ -140,9 +154,7 @@ class Calibration:
         self, rows: pa.Table, config: ClassifierConfig, temperature: float
     ) -> tuple[np.ndarray, np.ndarray]:
         truth, score = _truth_and_score(rows)
-        return truth, metrics.shift_prior(
-            score, config.prevalence[0], self.natural.prevalence[0], temperature
-        )
+        return truth, shift_prior(score, config.prevalence[0], self.natural.prevalence[0], temperature)
 
     def at_shares(self, probability: np.ndarray, exponent: float, temperature: float = 1.0) -> np.ndarray:
         """Move the classes' probabilities to shares in proportion to a power of the galaxies' own.
@@ -168,15 +180,15 @@ class Calibration:
         else:
             at, temperature = partial(self._named, rows), self.class_temperature
         names = {"as it comes": 1.0, f"at temperature {temperature:.2f}": temperature}
-        return reliability_figure({name: metrics.reliability(*at(t)) for name, t in names.items()})
+        return reliability_figure({name: reliability(*at(t)) for name, t in names.items()})
 
 
 def _errors(at: Callable[[float], tuple[np.ndarray, np.ndarray]], temperature: float) -> dict[str, Any]:
     before, after = at(1.0), at(temperature)
     return {
         "temperature": temperature,
-        "ece_before": _estimate(metrics.calibration_error, *before),
-        "ece_after": _estimate(metrics.calibration_error, *after),
+        "ece_before": _estimate(calibration_error, *before),
+        "ece_after": _estimate(calibration_error, *after),
     }
 
 
@@ -224,16 +236,16 @@ def _judge_split(
     true_class, seen = rows["morphology"].to_numpy(), probabilities(rows)
     if _TURNED in rows.column_names:
         seen = _matrix(rows, _TURNED)
-        turned = metrics.classification(true_class, seen, classes.classes)
+        turned = classification(true_class, seen, classes.classes)
         judged |= {_TURNED: turned.as_dict(), "text": f"{classes}\nin eight symmetries {turned.headline}"}
     evened = calibration.at_shares(seen, _HALFWAY_EXPONENT)
-    halfway = metrics.classification(true_class, evened, classes.classes)
+    halfway = classification(true_class, evened, classes.classes)
     judged |= {_HALFWAY: halfway.as_dict(), "text": f"{judged['text']}\nat halfway shares {halfway.headline}"}
     if decision is None:
         return judged
     truth, score = _truth_and_score(rows)
-    detection = metrics.completeness_purity(truth, score, decision.threshold)
-    precision = bootstrapped(metrics.average_precision, truth, score, seed=0)
+    detection = completeness_purity(truth, score, decision.threshold)
+    precision = bootstrapped(average_precision, truth, score, seed=0)
     return {
         **judged,
         **detection.as_dict(),
@@ -258,11 +270,11 @@ def _class_figures(rows: pa.Table, config: ClassifierConfig) -> dict[str, Any]:
     """Return macro figures with intervals, and each class's completeness at fixed purity and the reverse."""
     truth, probability = rows["morphology"].to_numpy(), probabilities(rows)
     figures: dict[str, Any] = {
-        "macro_f1_interval": _estimate(metrics.macro_f1, truth, rows["morphology_predicted"].to_numpy()),
-        "macro_average_precision": _estimate(metrics.macro_average_precision, truth, probability),
+        "macro_f1_interval": _estimate(macro_f1, truth, rows["morphology_predicted"].to_numpy()),
+        "macro_average_precision": _estimate(macro_average_precision, truth, probability),
     }
     for k, name in enumerate(config.class_names):
-        figures[name] = _at_fixed(metrics.one_against_others(truth, k), probability[:, k])
+        figures[name] = _at_fixed(one_against_others(truth, k), probability[:, k])
     return figures
 
 
@@ -270,11 +282,11 @@ def _at_fixed(truth: np.ndarray, score: np.ndarray) -> dict[str, Any]:
     """Return completeness at fixed purity and the reverse, along these galaxies' own curve."""
 
     def shares(truth: np.ndarray, score: np.ndarray) -> list[float]:
-        return metrics.shares_at(truth, score, PURITIES, COMPLETENESSES)
+        return shares_at(truth, score, PURITIES, COMPLETENESSES)
 
     names = [f"completeness_at_purity_{at:g}" for at in PURITIES]
     names += [f"purity_at_completeness_{at:g}" for at in COMPLETENESSES]
-    found = metrics.bootstrapped_each(shares, truth, score, seed=0, n_resamples=_RESAMPLES)
+    found = bootstrapped_each(shares, truth, score, seed=0, n_resamples=_RESAMPLES)
     return {name: estimate.as_dict() for name, estimate in zip(names, found, strict=True)}
 
 
@@ -296,7 +308,7 @@ def figures(predictions: pa.Table, config: ClassifierConfig) -> dict[str, Figure
 
 
 def _classes(rows: pa.Table, config: ClassifierConfig) -> ClassReport:
-    return metrics.classification(
+    return classification(
         rows["morphology"].to_numpy(), rows["morphology_predicted"].to_numpy(), config.class_names
     )
 

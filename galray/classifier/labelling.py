@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 
 from galray.classifier.answers import answers
 from galray.classifier.judging import of_split, read_predictions, said
-from galray.classifier.metrics import Rate
 from galray.classifier.network import ClassifierConfig, Probabilities, published_settings
 from galray.classifier.targets import UNKNOWN
 from galray.core.cells import votes_array
 from galray.core.cluster import say
 from galray.core.config import JobConfig, Preset, require
+from galray.core.intervals import Rate
 from galray.core.manifest import Manifest, ancestry, publish, standing, write_parquet
 from galray.core.shards import whole_table
 from galray.core.storage import Location

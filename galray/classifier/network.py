@@ -46,7 +46,7 @@ class ClassifierConfig:
     targets : tuple of Target
         The rare targets, one binary logit each; empty for a network that tells classes apart and no more.
     prevalence : tuple of float
-        Share of positives that each target's probability assumes; `metrics.shift_prior` leads from it to
+        Share of positives that each target's probability assumes; `calibration.shift_prior` leads from it to
         a survey's. Empty: not recorded.
     class_shares : tuple of float
         Share of each class that the classes' probabilities assume. Empty: not recorded.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from galray.classifier.metrics import CONFIDENCE, Estimate, Rate
+from galray.core.intervals import CONFIDENCE, Estimate, Rate
 from galray.diffusion.fidelity import (
     Draw,
     Nearest,

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from matplotlib import rc_context
 
-from galray.classifier.metrics import classification
+from galray.classifier.confusion import classification
 from galray.core.cluster import say
 from galray.core.config import Preset
 from galray.core.manifest import Manifest, publish, standing

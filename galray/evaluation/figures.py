@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from galray.classifier.metrics import ClassReport, Estimate
+from galray.classifier.confusion import ClassReport
+from galray.core.intervals import Estimate
 from galray.core.pictures import blank_figure
 from galray.diffusion.fidelity import Draw, Nearest
 from galray.evaluation.compare import Brightness, NearCopies

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from galray.classifier.metrics import Estimate, Rate
+from galray.core.intervals import Estimate, Rate
 from galray.evaluation.compare import Brightness, Comparison, Findings, NearCopies
 from galray.evaluation.morphometry import MORPHOMETRY, PHOTOMETRY
 from galray.evaluation.report import Picture, Section, Verdict, Word

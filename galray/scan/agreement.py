@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.metrics import cohen_kappa_score
 
-from galray.classifier.metrics import Estimate, Rate, bootstrapped
+from galray.core.intervals import Estimate, Rate, bootstrapped
 from galray.scan.vetting import CONFIRMED
 
 _CATEGORY = {"A": 0, "B": 0, "C": 1, "reject": 2}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from galray.classifier import metrics
 from galray.classifier.decision import Decision
+from galray.classifier.detection import threshold_at_prevalence, threshold_for
 from galray.core.config import require
 from galray.core.errors import ConfigError, InputError, nearest
 from galray.scan.ensemble import Ensemble
@@ -84,11 +84,11 @@ def _from_validation(
     aim: Aim, survey_prevalence: float | None, ensemble: Ensemble, target: str
 ) -> float | None:
     if aim.completeness is not None:
-        return metrics.threshold_for(*ensemble.judged(target, "validation"), completeness=aim.completeness)
+        return threshold_for(*ensemble.judged(target, "validation"), completeness=aim.completeness)
     if aim.purity is None or survey_prevalence is None:
         return None
     truth, score = ensemble.judged(target, "validation")
-    threshold = metrics.threshold_at_prevalence(truth, score, survey_prevalence, aim.purity)
+    threshold = threshold_at_prevalence(truth, score, survey_prevalence, aim.purity)
     if threshold > 1:
         raise InputError(
             f"No threshold of {ensemble} is {aim.purity:g} pure at a prevalence of "

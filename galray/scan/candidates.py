@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table, meta
 
-from galray.classifier.metrics import shift_prior
+from galray.classifier.calibration import shift_prior
 from galray.core.errors import ConfigError
 from galray.core.schema import CANDIDATE_SCHEMA, CUTOUT_FLAGS
 from galray.scan.known import KnownObjects

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from galray.classifier import network
+from galray.classifier.calibration import shift_prior
 from galray.classifier.decision import Decision
 from galray.classifier.judging import of_split, read_predictions, tune
-from galray.classifier.metrics import shift_prior
 from galray.classifier.network import ClassifierConfig
 from galray.core.errors import ConfigError, InputError
 from galray.core.storage import Location

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from galray.classifier import metrics
 from galray.classifier.decision import Decision
+from galray.classifier.detection import Detection, completeness_purity
 from galray.classifier.expectation import expected_yield
 from galray.classifier.judging import PREDICTIONS_FILE
 from galray.core.cluster import say
@@ -162,7 +162,7 @@ class HandOver:
             run_id=self.scored.fingerprint,
         )
 
-    def _detection(self, decision: Decision) -> metrics.Detection | None:
+    def _detection(self, decision: Decision) -> Detection | None:
         """Measure the threshold on test galaxies, where they are known to be of its target.
 
         On those that chose it, it does better than on any others.
@@ -172,7 +172,7 @@ class HandOver:
         if not of_target or not (first / PREDICTIONS_FILE).exists():
             return None
         judged = self.ensemble.judged(decision.target, "test")
-        return metrics.completeness_purity(*judged, decision.threshold) if len(judged[0]) else None
+        return completeness_purity(*judged, decision.threshold) if len(judged[0]) else None
 
     def _recovery(self, known: KnownObjects, threshold: float) -> Recovery:
         match = MatchKnown(known, self.match_radius_arcsec)

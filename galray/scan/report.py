@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from galray.classifier.decision import Decision
+from galray.classifier.detection import Detection
 from galray.classifier.expectation import Yield
-from galray.classifier.metrics import Detection, Estimate, Rate
+from galray.core.intervals import Estimate, Rate
 from galray.core.pictures import blank_figure, png
 from galray.core.schema import REJECT_REASONS
 from galray.scan.document import Document, Figure, Section

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from galray.classifier.metrics import Rate
 from galray.core.errors import InputError, MissingColumnError
+from galray.core.intervals import Rate
 from galray.core.schema import (
     CANDIDATE_SCHEMA,
     GALAXY_SCHEMA,

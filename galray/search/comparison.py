@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from galray.classifier import metrics
-from galray.classifier.metrics import CONFIDENCE, Estimate, macro_f1_of
+from galray.classifier import confusion, detection
 from galray.core.errors import InputError
+from galray.core.intervals import CONFIDENCE, Estimate
 from galray.search.ranking import SHARE, over_seeds
 
 RESAMPLES = 1000
@@ -47,7 +47,7 @@ class Judged:
 
     def confusion(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return the weighted counts, rows the true class and columns the predicted one: float64."""
-        return metrics.confusion(self.truth, self.predicted, self.classes, weights)
+        return confusion.confusion(self.truth, self.predicted, self.classes, weights)
 
 
 Statistic = Callable[[Judged, np.ndarray | None], float]
@@ -55,14 +55,14 @@ Statistic = Callable[[Judged, np.ndarray | None], float]
 
 def macro_f1(judged: Judged, weights: np.ndarray | None = None) -> float:
     """Return the mean F1 of the classes that occur or are predicted."""
-    return macro_f1_of(judged.confusion(weights))
+    return confusion.macro_f1_of(judged.confusion(weights))
 
 
 def average_precision(judged: Judged, weights: np.ndarray | None = None) -> float:
     """Return the area under the completeness-purity curve of a rare target; NaN without one."""
     if judged.score is None:
         return np.nan
-    return metrics.average_precision(judged.truth == 0, judged.score, weights)
+    return detection.average_precision(judged.truth == 0, judged.score, weights)
 
 
 def completeness(judged: Judged, index: int) -> float:
@@ -80,7 +80,7 @@ def purity(judged: Judged, index: int) -> float:
 def found_at_purity(judged: Judged, least: float) -> float:
     """Return how many of a rare target are found by the most complete selection at least so pure."""
     assert judged.score is not None
-    true, false, _ = metrics.completeness_purity_curve(judged.truth == 0, judged.score)
+    true, false, _ = detection.completeness_purity_curve(judged.truth == 0, judged.score)
     return float(true[true >= least * (true + false)].max())
 
 

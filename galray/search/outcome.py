@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from galray.classifier.metrics import Estimate
+from galray.core.intervals import Estimate
 from galray.search.comparison import (
     Found,
     Judged,

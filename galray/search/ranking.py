@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from galray.classifier.metrics import CONFIDENCE, Estimate
+from galray.core.intervals import CONFIDENCE, Estimate
 from galray.search.space import DIMENSIONS, Point
 
 POINT = list(DIMENSIONS)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 
-from galray.classifier.metrics import Estimate
+from galray.core.intervals import Estimate
 from galray.core.pictures import blank_figure
 from galray.evaluation.figures import STYLE
 from galray.evaluation.report import Picture, Report, Section, Verdict, Word

@@ -27,11 +27,11 @@ from matplotlib.figure import Figure
 
 from galray.classifier import network
 from galray.classifier.decision import Decision
-from galray.classifier.metrics import Rate
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
 from galray.core.cluster import Scaling, connect
+from galray.core.intervals import Rate
 from galray.core.manifest import Manifest
 from galray.core.precision import in_bfloat16
 from galray.core.shards import SHARDS

@@ -24,11 +24,12 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from hardware import hardware
 
-from galray.classifier import metrics
+from galray.classifier.detection import average_precision, completeness_purity
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
 from galray.core.cluster import connect
+from galray.core.intervals import bootstrapped
 from galray.core.manifest import Manifest
 from galray.core.schema import N_ANSWERS
 from galray.core.shards import shard_paths
@@ -121,7 +122,7 @@ def found(root: Location, name: str, known: pa.Table) -> dict[str, Any]:
     shards = pads.dataset(shard_paths(scans, "scores"), filesystem=scans.filesystem)
     scores = shards.to_table(columns=["galaxy_id", "score"]).join(known, "galaxy_id")
     is_true, score = scores["truth"].to_numpy(), scores["score"].to_numpy()
-    detection = metrics.completeness_purity(is_true, score, candidates["threshold"])
+    detection = completeness_purity(is_true, score, candidates["threshold"])
     true, mistaken = detection.true_positives, detection.false_positives
     measured = {
         "candidates": true + mistaken,
@@ -132,9 +133,7 @@ def found(root: Location, name: str, known: pa.Table) -> dict[str, Any]:
     predicted = candidates["expected"]
     return {
         "measured": detection.as_dict(),
-        "average_precision": metrics.bootstrapped(
-            metrics.average_precision, is_true, score, seed=0
-        ).as_dict(),
+        "average_precision": bootstrapped(average_precision, is_true, score, seed=0).as_dict(),
         "predicted": predicted,
         "within_the_prediction": {
             key: predicted[key]["low"] <= value <= predicted[key]["high"] for key, value in measured.items()

@@ -31,12 +31,14 @@ import pyarrow.dataset as pads
 from extrapolation import DISKS_ONLY, SEED, WITHOUT, extrapolate, make_galaxies, paint, read
 from hardware import hardware
 
-from galray.classifier import metrics, network
+from galray.classifier import network
+from galray.classifier.detection import average_precision, completeness_at_purity
 from galray.classifier.network import Probabilities
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, truth
 from galray.classifier.train import PRESETS as CLASSIFIERS
 from galray.classifier.train import classify
 from galray.core.cluster import connect
+from galray.core.intervals import bootstrapped
 from galray.core.schema import ANSWER_INDEX
 from galray.core.storage import open_location
 from galray.data.batches import decode_images
@@ -139,11 +141,9 @@ def found(
     model = network.open_published(open_location(str(place)))
     batches = np.array_split(images, max(len(images) // 256, 1))
     score = np.concatenate([score_of(network.predict(model, batch)) for batch in batches])
-    detection = metrics.completeness_at_purity(is_true, score, PURITY)
+    detection = completeness_at_purity(is_true, score, PURITY)
     return {
-        "average_precision": metrics.bootstrapped(
-            metrics.average_precision, is_true, score, seed=0
-        ).as_dict(),
+        "average_precision": bootstrapped(average_precision, is_true, score, seed=0).as_dict(),
         f"at_purity_{PURITY:g}": detection.as_dict(),
     }
 

@@ -1,7 +1,7 @@
 import numpy as np
 
+from galray.classifier.detection import Detection
 from galray.classifier.expectation import expected_yield
-from galray.classifier.metrics import Detection
 
 
 def test_expected_yield_holds_surveys_drawn_from_it_as_often_as_it_says():

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from galray.classifier.labelling import GiveLabels, LabelConfig, confident, rightness
-from galray.classifier.metrics import Rate
 from galray.classifier.network import ClassifierConfig, Probabilities
 from galray.classifier.targets import find_target
 from galray.core.errors import ConfigError
+from galray.core.intervals import Rate
 from galray.core.schema import ANSWER_INDEX, N_ANSWERS
 from galray.core.storage import open_location
 from galray.data.images import encode_png

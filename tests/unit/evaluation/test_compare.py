@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from galray.classifier.metrics import Rate
+from galray.core.intervals import Rate
 from galray.diffusion.fidelity import Nearest, matched_draws, wasserstein
 from galray.evaluation.compare import (
     Findings,

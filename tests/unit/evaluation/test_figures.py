@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from galray.classifier.metrics import classification
+from galray.classifier.confusion import classification
 from galray.diffusion.fidelity import Nearest, matched_draws
 from galray.evaluation import figures
 from galray.evaluation.compare import brightness, near_copies

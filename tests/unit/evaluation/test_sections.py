@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galray.classifier.metrics import Estimate, Rate
+from galray.core.intervals import Estimate, Rate
 from galray.evaluation.compare import Agreement, Brightness, Comparison, Findings, NearCopies
 from galray.evaluation.report import Picture, Report, Section
 from galray.evaluation.sections import sections, verdicts

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from galray.classifier.decision import Decision
+from galray.classifier.detection import Detection
 from galray.classifier.expectation import expected_yield
-from galray.classifier.metrics import Detection
 from galray.scan.known import MATCHED
 from galray.scan.report import Recovery, Report, ScoreHistogram
 

@@ -16,9 +16,8 @@ import torch
 import torch._inductor.config as inductor
 
 from galray.classifier import network
-from galray.classifier.calibration import fit_temperature
+from galray.classifier.calibration import fit_temperature, shift_prior
 from galray.classifier.decision import Decision
-from galray.classifier.metrics import shift_prior
 from galray.classifier.network import Classifier, ClassifierConfig
 from galray.classifier.targets import DUST_LANE_EARLY_TYPE, RING
 from galray.core.errors import ConfigError, InputError

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 GOAL = 0.05
 _BASELINES = ("#4d4d4d", "#7f7f7f", "#a6a6a6", "#0072b2", "#56b4e9")
-_AUGMENTED = ("#d55e00", "#e69f00", "#cc79a7", "#009e73")
+_AUGMENTED = ("#d55e00", "#e69f00", "#cc79a7", "#009e73", "#882255", "#ddaa33", "#6a3d9a")
 
 
 def study_report(config: StudyConfig, outcomes: Sequence[Outcome]) -> Report:

@@ -166,10 +166,10 @@ RECIPES: dict[str, tuple[Request, ...]] = {
     ),
     # Beside others, lest a classifier learn to tell what is painted from what is real.
     "dust_lane_early_type_in_turn": (
-        _with_a_lane("completely_round"),
         _with_a_lane("in_between"),
-        Request(_NOT_ONE, {"smooth": 0.8, "completely_round": 0.8, "not_odd": 0.95}, guidance_scale=1.0),
+        _with_a_lane("completely_round"),
         Request(_NOT_ONE, {"smooth": 0.8, "in_between": 0.8, "not_odd": 0.95}, guidance_scale=1.0),
+        Request(_NOT_ONE, {"smooth": 0.8, "completely_round": 0.8, "not_odd": 0.95}, guidance_scale=1.0),
         Request(_NOT_ONE, {**_DISK, "odd": 0.4, "dust_lane": 0.7}, guidance_scale=1.0),
         Request(_NOT_ONE, {**_DISK, "not_odd": 0.95}, guidance_scale=1.0),
     ),

@@ -73,7 +73,8 @@ def main(folder: str, steps: int = 12_000, guidance_scale: float = 4.0) -> None:
     with connect():
         extrapolate(folder, steps)
         painted = {
-            name: paint(disks_only, name, recipe, guidance_scale, PAINTED) for name, recipe in RECIPES.items()
+            name: paint(disks_only, name, written(disks_only, name), guidance_scale, PAINTED)
+            for name in RECIPES
         }
     classifier = open_location(str(everything / "classifier"))
     figures = {
@@ -117,15 +118,21 @@ def make_galaxies(root: Path, labelled: int, mock: MockConfig) -> None:
     ingest(replace(INGESTS["mock"].config, root=str(root), resume=True))
 
 
+def written(root: Path, name: str) -> str:
+    """Write one of `RECIPES`; returns its file."""
+    file = root / f"{name}.yaml"
+    file.write_text(RECIPES[name])
+    return str(file)
+
+
 def paint(root: Path, name: str, recipe: str, guidance_scale: float, count: int) -> Location:
-    """Paint what a recipe asks for; returns where the galaxies stand."""
-    file, output = root / f"{name}.yaml", root / f"{name}-{guidance_scale:g}"
-    file.write_text(recipe)
+    """Paint what a recipe, built in or a file's, asks for; returns where the galaxies stand."""
+    output = root / f"{name}-{guidance_scale:g}"
     synthesize(
         SynthesizeConfig(
             root=str(root),
             output=str(output),
-            recipe=str(file),
+            recipe=recipe,
             count=count,
             guidance_scale=guidance_scale,
             precision="bfloat16" if in_bfloat16("auto", "cpu") else "float32",

@@ -47,26 +47,7 @@ SURVEYED, SURVEY_SEED, LANES = 20_000, 3, 0.01
 FEW = (0.0035, 0.014)  # shares of early types with a lane
 PURITY = 0.5
 PAINTED = 1200
-RECIPE = """\
-- label: dust_lane_early_type
-  outline: {smooth: 0.8, in_between: 0.8}
-  answers: {odd: 0.4, dust_lane: 0.7}
-- label: dust_lane_early_type
-  outline: {smooth: 0.8, completely_round: 0.8}
-  answers: {odd: 0.4, dust_lane: 0.7}
-- label: not_dust_lane_early_type
-  answers: {smooth: 0.8, in_between: 0.8, not_odd: 0.95}
-  guidance_scale: 1
-- label: not_dust_lane_early_type
-  answers: {smooth: 0.8, completely_round: 0.8, not_odd: 0.95}
-  guidance_scale: 1
-- label: not_dust_lane_early_type
-  answers: {features_or_disk: 0.8, edge_on: 0.9, odd: 0.4, dust_lane: 0.7}
-  guidance_scale: 1
-- label: not_dust_lane_early_type
-  answers: {features_or_disk: 0.8, edge_on: 0.9, not_odd: 0.95}
-  guidance_scale: 1
-"""
+RECIPE = "dust_lane_early_type_in_turn"
 Score = Callable[[Probabilities], np.ndarray]
 
 
